@@ -1,1 +1,2 @@
+//! The `ottla` binary.
 fn main() {}

@@ -1,1 +1,3 @@
 //! placeholder
+#[derive(Clone)]
+pub struct Metadata;

@@ -1,0 +1,4 @@
+//! What the broker counts, as Prometheus metrics.
+
+/// Handles of all metrics, registered once.
+pub struct Metrics {}

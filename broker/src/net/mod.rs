@@ -1,0 +1,1 @@
+//! Listeners, connections and frames: the only code that knows sockets.

@@ -1,0 +1,12 @@
+//! One running node: what handlers may reach (`Broker`), and the order in which its parts start and stop.
+
+use std::sync::Arc;
+
+/// Everything a request handler may use. One per process, shared by all connections.
+pub struct Broker {
+    pub config: Arc<crate::config::NodeConfig>,
+    pub metadata: ottla_raft::Metadata,
+    pub replicas: Arc<crate::replica::ReplicaManager>,
+    pub groups: Arc<crate::group::GroupCoordinator>,
+    pub metrics: Arc<crate::metrics::Metrics>,
+}

@@ -1,0 +1,4 @@
+//! The partitions this broker holds.
+
+/// All replicas of this broker.
+pub struct ReplicaManager {}
