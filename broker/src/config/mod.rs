@@ -1,4 +1,239 @@
-//! The configuration keys, server.properties, and the effective configuration of node, topics and groups.
+//! The configuration of a node: the table of keys, server.properties, and what is in force for node, topics and groups.
+//!
+//! [`NodeConfig`] is what the process was started with. It holds the values that stay as they are while the process
+//! runs as plain fields; what can change at run time is read through [`NodeConfig::dynamic`], each time it is
+//! needed. Nothing outside this module parses a configuration value.
 
-/// The effective configuration of this node.
-pub struct NodeConfig {}
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+/// The configuration this node was started with, and the dynamic part of it that is in force now.
+#[derive(Debug)]
+pub struct NodeConfig {
+    pub node_id: i32,
+    pub roles: Roles,
+    /// `ottla.cluster.id`; absent, a new cluster makes one on an empty directory.
+    pub cluster_id: Option<String>,
+    pub rack: Option<String>,
+    /// All listeners, the controller's among them.
+    pub listeners: Vec<Listener>,
+    /// What clients are told, one entry for each listener of brokers (controller listeners are not advertised).
+    pub advertised_listeners: Vec<Endpoint>,
+    pub controller_listener_names: Vec<String>,
+    pub inter_broker_listener_name: String,
+    /// Never empty.
+    pub log_dirs: Vec<PathBuf>,
+    /// Where the metadata quorum keeps its log.
+    pub metadata_log_dir: PathBuf,
+    /// `host:port` of the endpoint for metrics and health; `None` when it is switched off (empty value).
+    pub metrics_listener: Option<String>,
+    pub network: NetworkConfig,
+    pub replication: ReplicationConfig,
+    pub group: GroupConfig,
+    pub topic_defaults: TopicDefaults,
+    dynamic: ArcSwap<DynamicConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    pub broker: bool,
+    pub controller: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityProtocol {
+    Plaintext,
+    Ssl,
+    SaslPlaintext,
+    SaslSsl,
+}
+
+/// One entry of `listeners`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Upper case, as Kafka normalises it.
+    pub name: String,
+    pub protocol: SecurityProtocol,
+    /// Empty: all interfaces.
+    pub host: String,
+    /// 0: any free port.
+    pub port: u16,
+}
+
+/// One entry of `advertised.listeners`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub listener: String,
+    pub protocol: SecurityProtocol,
+    pub host: String,
+    /// 0: the port that the listener of this name really got.
+    pub port: u16,
+}
+
+/// What the sockets need; read-only while the process runs.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// `socket.request.max.bytes`
+    pub request_bytes_max: usize,
+    /// `socket.listen.backlog.size`
+    pub listen_backlog: u32,
+    /// `socket.send.buffer.bytes`; `None` (-1): the system's default.
+    pub send_buffer_bytes: Option<usize>,
+    /// `socket.receive.buffer.bytes`; `None` (-1): the system's default.
+    pub receive_buffer_bytes: Option<usize>,
+    /// `connections.max.idle.ms`; `None` (negative): never.
+    pub idle_max: Option<Duration>,
+    /// `queued.max.requests`
+    pub queued_requests_max: usize,
+}
+
+/// What logs and replicas need of the node; what a topic can override is in the log's own configuration
+/// ([`NodeConfig::topic_defaults`] and the effective topic configuration).
+#[derive(Debug, Clone)]
+pub struct ReplicationConfig {
+    /// `fetch.max.bytes`
+    pub fetch_bytes_max: usize,
+    /// `max.incremental.fetch.session.cache.slots`
+    pub fetch_session_slots_max: usize,
+    /// `log.retention.check.interval.ms`
+    pub retention_check_interval: Duration,
+    /// `log.initial.task.delay.ms`
+    pub initial_task_delay: Duration,
+    /// `log.flush.offset.checkpoint.interval.ms`
+    pub recovery_point_checkpoint_interval: Duration,
+    /// `log.flush.start.offset.checkpoint.interval.ms`
+    pub log_start_checkpoint_interval: Duration,
+    /// `replica.high.watermark.checkpoint.interval.ms`
+    pub high_watermark_checkpoint_interval: Duration,
+    /// `replica.lag.time.max.ms`
+    pub lag_time_max: Duration,
+    /// `producer.id.expiration.check.interval.ms`
+    pub producer_id_expiration_check_interval: Duration,
+    /// `log.cleaner.enable`
+    pub cleaner_enable: bool,
+    /// `log.dir.failure.timeout.ms`
+    pub log_dir_failure_timeout: Duration,
+}
+
+/// What the group coordinator needs of the node.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// `group.initial.rebalance.delay.ms`
+    pub initial_rebalance_delay: Duration,
+    /// `group.min.session.timeout.ms`
+    pub session_timeout_min: Duration,
+    /// `group.max.session.timeout.ms`
+    pub session_timeout_max: Duration,
+    /// `group.max.size`
+    pub size_max: usize,
+    /// `offset.metadata.max.bytes`
+    pub offset_metadata_bytes_max: usize,
+    /// `offsets.topic.num.partitions`
+    pub offsets_topic_partitions: i32,
+    /// `offsets.topic.replication.factor` as it was set. Use [`NodeConfig::offsets_topic_replication_factor`].
+    pub offsets_topic_replication_factor: i16,
+    /// `offsets.topic.segment.bytes`
+    pub offsets_topic_segment_bytes: i32,
+    /// `offsets.topic.compression.codec`: the id of a compression type in a batch's attributes.
+    pub offsets_topic_compression: i32,
+    /// `offsets.retention.minutes`
+    pub offsets_retention: Duration,
+    /// `offsets.retention.check.interval.ms`
+    pub offsets_retention_check_interval: Duration,
+    /// `offsets.commit.timeout.ms`
+    pub offset_commit_timeout: Duration,
+    /// `offsets.load.buffer.size`
+    pub load_buffer_bytes: usize,
+}
+
+/// What a topic gets when its creator does not say.
+#[derive(Debug, Clone)]
+pub struct TopicDefaults {
+    /// `num.partitions`
+    pub partitions: i32,
+    /// `default.replication.factor`
+    pub replication_factor: i16,
+    /// `auto.create.topics.enable`
+    pub auto_create: bool,
+    /// `delete.topic.enable`
+    pub delete_enable: bool,
+}
+
+/// What can change while the process runs (Kafka's dynamic broker configs).
+#[derive(Debug, Clone, PartialEq)]
+pub struct DynamicConfig {
+    /// `max.connections`
+    pub connections_max: usize,
+    /// `max.connections.per.ip`
+    pub connections_per_ip_max: usize,
+    /// `max.connections.per.ip.overrides`
+    pub connections_per_ip_overrides: BTreeMap<IpAddr, usize>,
+    /// `max.connection.creation.rate`, per second
+    pub connection_creation_rate_max: u32,
+    /// `message.max.bytes`
+    pub message_bytes_max: usize,
+    /// `log.cleaner.threads`
+    pub cleaner_threads: usize,
+    /// `log.cleaner.dedupe.buffer.size`, for all threads together
+    pub cleaner_dedupe_buffer_bytes: usize,
+    /// `log.cleaner.io.buffer.size`, for all threads together
+    pub cleaner_io_buffer_bytes: usize,
+    /// `log.cleaner.io.max.bytes.per.second`
+    pub cleaner_io_bytes_per_second_max: f64,
+    /// `log.cleaner.backoff.ms`
+    pub cleaner_backoff: Duration,
+    /// `num.recovery.threads.per.data.dir`
+    pub recovery_threads_per_data_dir: usize,
+    /// `producer.id.expiration.ms`
+    pub producer_id_expiration: Duration,
+}
+
+/// Everything that is wrong with a configuration, at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .problems.iter().map(|p| p.to_string()).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError {
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong: key, value, and what was expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub key: String,
+    pub value: String,
+    pub expected: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}: {}", self.key, self.value, self.expected)
+    }
+}
+
+impl NodeConfig {
+    /// Reads server.properties and lays the overrides of the command line over it. Without a file, the node starts as
+    /// config/server.properties of the source tree says.
+    pub fn load(_path: Option<&Path>, _overrides: &[(String, String)]) -> Result<NodeConfig, ConfigError> {
+        Err(ConfigError { problems: Vec::new() })
+    }
+
+    /// The dynamic configuration in force now.
+    pub fn dynamic(&self) -> Arc<DynamicConfig> {
+        self.dynamic.load_full()
+    }
+
+    /// How many replicas `__consumer_offsets` gets when `brokers` can hold one: what was set, or Kafka's default of
+    /// three as far as the cluster reaches, so that groups work on a single node that nobody configured.
+    pub fn offsets_topic_replication_factor(&self, _brokers: usize) -> i16 {
+        self.group.offsets_topic_replication_factor
+    }
+
+    /// Lines for the operator, logged once at start: keys that are known but not acted on, and names nobody knows.
+    pub fn start_notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
