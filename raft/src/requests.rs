@@ -1,0 +1,427 @@
+//! What may be asked of the controller, and its answers; one request struct per operation, typed by [`Submit`].
+//!
+//! Per-item refusals are one enum per operation, each variant with the sentence for a person; the broker maps them to
+//! Kafka's codes. What Kafka's broker front checks by itself (authorisation, names of internal topics, the values of
+//! config keys) is the caller's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::metadata::ids::{BrokerEpoch, BrokerId, TopicId};
+use crate::metadata::records::{ConfigResource, Endpoint, FeatureRange};
+
+/// A request that `Metadata::submit` takes, with the type of its answer.
+pub trait Submit: Into<Request> + Send {
+    type Response: Send;
+    /// `None` only if the controller answered another request's kind, which is a broken invariant.
+    fn response(response: Response) -> Option<Self::Response>;
+}
+
+macro_rules! requests {
+    ($($name:ident => $response:ty),+ $(,)?) => {
+        #[derive(Clone, Debug)]
+        pub enum Request { $($name($name)),+ }
+
+        #[derive(Clone, Debug)]
+        pub enum Response { $($name($response)),+ }
+
+        $(
+            impl From<$name> for Request {
+                fn from(request: $name) -> Request { Request::$name(request) }
+            }
+
+            impl Submit for $name {
+                type Response = $response;
+                fn response(response: Response) -> Option<$response> {
+                    match response { Response::$name(response) => Some(response), _ => None }
+                }
+            }
+        )+
+    };
+}
+
+requests! {
+    RegisterBroker => Result<BrokerEpoch, RegisterBrokerError>,
+    BrokerHeartbeat => Result<BrokerHeartbeatState, BrokerHeartbeatError>,
+    UnregisterBroker => Result<(), UnregisterBrokerError>,
+    CreateTopics => Vec<CreateTopicResult>,
+    DeleteTopics => Vec<DeleteTopicResult>,
+    CreatePartitions => Vec<CreatePartitionsResult>,
+    IncrementalAlterConfigs => Vec<AlterConfigsResult>,
+    AlterConfigs => Vec<AlterConfigsResult>,
+    AllocateProducerIds => Result<ProducerIdBlock, AllocateProducerIdsError>,
+    UpdateFeatures => Result<Vec<UpdateFeatureResult>, UpdateFeaturesError>,
+    ElectLeaders => Vec<ElectLeaderResult>,
+}
+
+// ---- brokers
+
+#[derive(Clone, Debug)]
+pub struct RegisterBroker {
+    pub id: BrokerId,
+    /// A fresh uuid per start of the process.
+    pub incarnation: Uuid,
+    pub endpoints: Vec<Endpoint>,
+    pub rack: Option<Arc<str>>,
+    pub features: BTreeMap<String, FeatureRange>,
+    pub log_dirs: Vec<Uuid>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterBrokerError {
+    /// DUPLICATE_BROKER_REGISTRATION
+    #[error("another broker is registered with id {0} and is alive")]
+    Duplicate(BrokerId),
+    /// UNSUPPORTED_VERSION
+    #[error("{0}")]
+    UnsupportedFeatures(String),
+    /// INVALID_REGISTRATION
+    #[error("{0}")]
+    Invalid(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct BrokerHeartbeat {
+    pub id: BrokerId,
+    pub epoch: BrokerEpoch,
+    /// The metadata offset that the broker has applied.
+    pub metadata_offset: u64,
+    pub want_fence: bool,
+    pub want_shut_down: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerHeartbeatState {
+    /// The broker has applied its own registration.
+    pub is_caught_up: bool,
+    pub is_fenced: bool,
+    /// A controlled shutdown may go on: the broker leads nothing more.
+    pub should_shut_down: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerHeartbeatError {
+    /// BROKER_ID_NOT_REGISTERED
+    #[error("no broker {0} is registered")]
+    NotRegistered(BrokerId),
+    /// STALE_BROKER_EPOCH
+    #[error("broker {id} has epoch {current}, not {given}")]
+    StaleEpoch { id: BrokerId, current: BrokerEpoch, given: BrokerEpoch },
+}
+
+#[derive(Clone, Debug)]
+pub struct UnregisterBroker {
+    pub id: BrokerId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnregisterBrokerError {
+    /// BROKER_ID_NOT_REGISTERED
+    #[error("no broker {0} is registered")]
+    NotRegistered(BrokerId),
+}
+
+// ---- topics
+
+#[derive(Clone, Debug)]
+pub struct CreateTopics {
+    pub topics: Vec<NewTopic>,
+    pub validate_only: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewTopic {
+    pub name: String,
+    /// -1 takes the default (`TopicDefaults`); must be -1 with an assignment.
+    pub partitions: i32,
+    /// As `partitions`.
+    pub replication_factor: i16,
+    /// (partition, replicas); empty leaves the placement to the controller.
+    pub assignments: Vec<(i32, Vec<BrokerId>)>,
+    /// Already checked by the caller; kept in the order given. A key given twice is refused.
+    pub configs: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateTopicResult {
+    pub name: String,
+    pub result: Result<CreatedTopic, CreateTopicError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    /// `TopicId::ZERO` when it was only validated.
+    pub id: TopicId,
+    pub partitions: i32,
+    pub replication_factor: i16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateTopicError {
+    /// INVALID_TOPIC_EXCEPTION
+    #[error("{0}")]
+    InvalidName(String),
+    /// TOPIC_ALREADY_EXISTS
+    #[error("topic `{0}` exists already")]
+    AlreadyExists(String),
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// INVALID_PARTITIONS
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// INVALID_REPLICATION_FACTOR
+    #[error("{0}")]
+    InvalidReplicationFactor(String),
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("{0}")]
+    InvalidReplicaAssignment(String),
+    /// INVALID_CONFIG
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// POLICY_VIOLATION: a bound of this cluster is reached.
+    #[error("{0}")]
+    LimitReached(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct DeleteTopics {
+    pub topics: Vec<TopicReference>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TopicReference {
+    Name(String),
+    Id(TopicId),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteTopicResult {
+    pub reference: TopicReference,
+    /// Name and id of the deleted topic.
+    pub result: Result<(Arc<str>, TopicId), DeleteTopicError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteTopicError {
+    /// UNKNOWN_TOPIC_OR_PARTITION
+    #[error("there is no such topic")]
+    UnknownName,
+    /// UNKNOWN_TOPIC_ID
+    #[error("there is no topic with this id")]
+    UnknownId,
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct CreatePartitions {
+    pub topics: Vec<NewPartitions>,
+    pub validate_only: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewPartitions {
+    pub name: String,
+    /// The total that the topic shall have.
+    pub count: i32,
+    /// Replicas of each added partition; `None` leaves the placement to the controller.
+    pub assignments: Option<Vec<Vec<BrokerId>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatePartitionsResult {
+    pub name: String,
+    pub result: Result<(), CreatePartitionsError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreatePartitionsError {
+    /// UNKNOWN_TOPIC_OR_PARTITION
+    #[error("there is no such topic")]
+    UnknownTopic,
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// INVALID_PARTITIONS
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// INVALID_REPLICATION_FACTOR
+    #[error("{0}")]
+    InvalidReplicationFactor(String),
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("{0}")]
+    InvalidReplicaAssignment(String),
+    /// POLICY_VIOLATION: a bound of this cluster is reached.
+    #[error("{0}")]
+    LimitReached(String),
+}
+
+// ---- configs
+
+/// KIP-339. Resources are independent of each other; within one, all operations are done or none.
+#[derive(Clone, Debug)]
+pub struct IncrementalAlterConfigs {
+    pub resources: Vec<(ConfigResource, Vec<(String, ConfigOperation)>)>,
+    pub validate_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigOperation {
+    Set(String),
+    Delete,
+    /// Adds to a list the items it does not have. `default` is the list if the resource has no value of its own.
+    Append {
+        items: String,
+        default: Option<String>,
+    },
+    /// Takes items from a list.
+    Subtract {
+        items: String,
+        default: Option<String>,
+    },
+    /// APPEND or SUBTRACT of a key that is no list: refused as Kafka does. The caller knows the types of keys.
+    OnlyForLists,
+}
+
+/// The old AlterConfigs: the given entries replace all dynamic configs of the resource.
+#[derive(Clone, Debug)]
+pub struct AlterConfigs {
+    pub resources: Vec<(ConfigResource, Vec<(String, String)>)>,
+    pub validate_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlterConfigsResult {
+    pub resource: ConfigResource,
+    pub result: Result<(), AlterConfigsError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AlterConfigsError {
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// INVALID_CONFIG
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// UNKNOWN_TOPIC_OR_PARTITION
+    #[error("there is no such topic")]
+    UnknownTopic,
+    /// BROKER_ID_NOT_REGISTERED
+    #[error("no broker {0} is registered")]
+    UnknownBroker(String),
+}
+
+// ---- the rest
+
+#[derive(Clone, Debug)]
+pub struct AllocateProducerIds {
+    pub broker: BrokerId,
+    pub epoch: BrokerEpoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdBlock {
+    pub first: i64,
+    pub count: i32,
+}
+
+/// How many producer ids one allocation gives, as in Kafka (KIP-730).
+pub const PRODUCER_ID_BLOCK: i32 = 1000;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllocateProducerIdsError {
+    /// BROKER_ID_NOT_REGISTERED
+    #[error("no broker {0} is registered")]
+    NotRegistered(BrokerId),
+    /// STALE_BROKER_EPOCH
+    #[error("broker {id} has epoch {current}, not {given}")]
+    StaleEpoch { id: BrokerId, current: BrokerEpoch, given: BrokerEpoch },
+    /// UNKNOWN_SERVER_ERROR
+    #[error("all producer ids are used up")]
+    Exhausted,
+}
+
+#[derive(Clone, Debug)]
+pub struct UpdateFeatures {
+    pub updates: Vec<FeatureUpdate>,
+    pub validate_only: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct FeatureUpdate {
+    pub name: String,
+    /// 0 switches the feature off.
+    pub level: i16,
+    pub kind: FeatureUpdateType,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureUpdateType {
+    Upgrade,
+    SafeDowngrade,
+    UnsafeDowngrade,
+    /// The request carried a number that Kafka does not define.
+    Unknown(i8),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateFeatureResult {
+    pub name: String,
+    /// An error here does not occur: since KIP-584's all-or-nothing rule the first refusal answers the whole request.
+    pub level: i16,
+}
+
+/// The request is done whole or refused whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateFeaturesError {
+    /// INVALID_UPDATE_VERSION
+    #[error("no feature was changed: {0}")]
+    InvalidUpdateVersion(String),
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct ElectLeaders {
+    pub election: ElectionType,
+    /// `None` asks for every partition; then ELECTION_NOT_NEEDED answers are left out, as in Kafka.
+    pub partitions: Option<Vec<(String, i32)>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElectionType {
+    Preferred,
+    Unclean,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElectLeaderResult {
+    pub topic: String,
+    pub partition: i32,
+    pub result: Result<(), ElectLeaderError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ElectLeaderError {
+    /// UNKNOWN_TOPIC_OR_PARTITION
+    #[error("{0}")]
+    UnknownTopicOrPartition(String),
+    /// ELECTION_NOT_NEEDED
+    #[error("the partition has that leader already")]
+    NotNeeded,
+    /// PREFERRED_LEADER_NOT_AVAILABLE
+    #[error("the preferred leader is not available")]
+    PreferredLeaderNotAvailable,
+    /// ELIGIBLE_LEADERS_NOT_AVAILABLE
+    #[error("no eligible replica is available")]
+    EligibleLeadersNotAvailable,
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+}
