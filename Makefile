@@ -1,0 +1,38 @@
+# The two commands of the README are `make test` and `cargo run --release -- start`; the rest are their parts.
+# The steps of `make test` run in this order: what fails in seconds first, what needs the built binary last.
+
+CARGO ?= cargo
+TEST_ENV := $(abspath $(or $(OTTLA_TEST_ENV),.test-env))
+PYTEST := $(TEST_ENV)/python/bin/python -m pytest
+# Two brokers at once, one for each worker, is what two cores carry without tests running into their time limits.
+STOCK_WORKERS ?= 2
+STOCK_ARGS ?=
+
+.PHONY: test setup fmt clippy unit binary stock stock-kafka
+
+test: setup fmt clippy unit binary stock
+
+# What the tests drive Ottla with: see the head of the script.
+setup:
+	tests/setup.sh
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit:
+	$(CARGO) test --workspace
+
+# The tests with clients use the debug build: its assertions are on, and `unit` has already compiled most of it.
+binary:
+	$(CARGO) build -p ottla
+
+# Real clients and Kafka's own tools against the binary.
+stock: setup binary
+	$(PYTEST) tests/stock -n $(STOCK_WORKERS) --dist loadscope $(STOCK_ARGS)
+
+# The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
+stock-kafka: setup
+	$(PYTEST) tests/stock --broker kafka -n $(STOCK_WORKERS) --dist loadscope $(STOCK_ARGS)

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Installs what the tests drive Ottla with, and nothing that Ottla itself needs.
+#
+#   tests/setup.sh            install what is missing; says in a moment that all is there when it is
+#   tests/setup.sh --check    install nothing; report what is missing
+#
+# Everything goes to .test-env/ beside this repository's Cargo.toml (git-ignored), or to $OTTLA_TEST_ENV, which several
+# clones may share. Only kcat, e2fsprogs and a missing JDK, Maven or Node come from apt, and only when run by root.
+# Each part leaves a stamp with the hash of what it was made from, so a changed version is installed again.
+# What can't be installed is named together with the tests it stops, and the exit code is 1;
+# OTTLA_TEST_ALLOW_MISSING=1 makes it 0, and the tests then skip those parts and say so.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+env_dir=${OTTLA_TEST_ENV:-$(dirname "$here")/.test-env}
+check_only=0
+[ "${1:-}" = "--check" ] && check_only=1
+missing=()
+
+mkdir -p "$env_dir"
+env_dir=$(cd "$env_dir" && pwd)
+exec 9>"$env_dir/.lock"
+flock 9
+
+say() { printf 'setup: %s\n' "$*"; }
+
+# Registries fail now and then: three tries, with a pause that grows.
+try() {
+  local attempt
+  for attempt in 1 2 3; do
+    "$@" >"$env_dir/last-command.log" 2>&1 && return 0
+    [ "$attempt" = 3 ] || sleep $((attempt * 5))
+  done
+  say "failed three times: $*"
+  tail -n 15 "$env_dir/last-command.log" | sed 's/^/setup:   /'
+  return 1
+}
+
+hash_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+fresh() { [ "$(cat "$env_dir/$1.stamp" 2>/dev/null)" = "$2" ]; }
+
+# part NAME HASH "what is skipped without it" INSTALLER...: runs the installer unless the stamp says it was done.
+part() {
+  local name=$1 hash=$2 used_by=$3
+  shift 3
+  fresh "$name" "$hash" && return 0
+  if [ "$check_only" = 0 ]; then
+    say "installing $name"
+    if "$@"; then
+      printf '%s' "$hash" >"$env_dir/$name.stamp"
+      return 0
+    fi
+  fi
+  rm -f "$env_dir/$name.stamp"
+  missing+=("$name: $used_by")
+  return 1
+}
+
+# command_from_apt COMMAND PACKAGE "what is skipped": a program that the system has or that apt can give.
+apt_updated=0
+command_from_apt() {
+  local program=$1 package=$2 used_by=$3
+  PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null && return 0
+  if [ "$check_only" = 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    if [ "$apt_updated" = 0 ]; then
+      try apt-get update -q
+      apt_updated=1
+    fi
+    say "installing $package"
+    DEBIAN_FRONTEND=noninteractive try apt-get install -y -q --no-install-recommends "$package" && return 0
+  fi
+  missing+=("$program (package $package): $used_by")
+  return 1
+}
+
+install_venv() { # NAME REQUIREMENTS
+  rm -rf "${env_dir:?}/$1"
+  try python3 -m venv "$env_dir/$1" && try "$env_dir/$1/bin/pip" install -q -r "$2"
+}
+
+install_node() {
+  rm -rf "$env_dir/node"
+  mkdir -p "$env_dir/node"
+  cp "$here/setup/node/package.json" "$here/setup/node/package-lock.json" "$env_dir/node/"
+  try npm ci --prefix "$env_dir/node" --ignore-scripts --no-audit --no-fund
+}
+
+install_java() { # VERSION
+  rm -rf "$env_dir/java/$1"
+  try mvn -q -B -f "$here/setup/java/$1/pom.xml" \
+    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$env_dir/java/$1"
+}
+
+command_from_apt kcat kcat "the kcat tests are skipped"
+command_from_apt mkfs.ext4 e2fsprogs "the power-cut tests are skipped"
+if command_from_apt python3 python3-venv "all tests in tests/stock are skipped"; then
+  part python "$(hash_of "$here/setup/python/requirements.txt")" \
+    "nothing in tests/stock can run" install_venv python "$here/setup/python/requirements.txt"
+  part python-tutorial "$(hash_of "$here/setup/python/requirements-tutorial.txt")" \
+    "the tests with the kafka-python of the tutorials are skipped" \
+    install_venv python-tutorial "$here/setup/python/requirements-tutorial.txt"
+fi
+if command_from_apt node nodejs "the KafkaJS tests are skipped" &&
+  command_from_apt npm npm "the KafkaJS tests are skipped"; then
+  part node "$(hash_of "$here"/setup/node/package*.json)" "the KafkaJS tests are skipped" install_node
+fi
+if command_from_apt java default-jre-headless "all tests with Kafka's own tools are skipped" &&
+  command_from_apt mvn maven "all tests with Kafka's own tools are skipped"; then
+  for pom in "$here"/setup/java/*/pom.xml; do
+    version=$(basename "$(dirname "$pom")")
+    part "java-$version" "$(hash_of "$pom")" "the tests with the tools of Kafka $version are skipped" install_java "$version"
+  done
+fi
+
+if [ "${#missing[@]}" = 0 ]; then
+  say "everything the tests need is in $env_dir"
+  exit 0
+fi
+say "MISSING:"
+for line in "${missing[@]}"; do say "  $line"; done
+if [ "${OTTLA_TEST_ALLOW_MISSING:-0}" = 1 ]; then
+  say "going on without them, because OTTLA_TEST_ALLOW_MISSING=1"
+  exit 0
+fi
+say "set OTTLA_TEST_ALLOW_MISSING=1 to go on without them"
+exit 1

@@ -1,0 +1,1 @@
+"""Starts brokers and stock clients for the tests, and ends everything that it started."""

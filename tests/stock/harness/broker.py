@@ -1,0 +1,128 @@
+"""One broker process with a data directory of its own: Ottla, or Apache Kafka 3.9 to prove that a test is right.
+
+Both are given the same server.properties, with Kafka's own keys: a file that starts Kafka must start Ottla.
+Readiness is a Metadata answer that lists the broker itself, asked over a plain socket.
+"""
+
+import shutil
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+
+from . import environment, tools
+from .ports import free_port
+from .process import Process, run, wait_until
+
+_CLUSTER_ID = "q1Sh-9_ISia_zwGINzRvyQ"
+
+
+class Broker:
+    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None):
+        self.kind = kind
+        self.directory = directory
+        self.data_dir = directory / "data"
+        self.port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self.health_port = free_port()
+        controller_port = free_port()
+        self.config = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self.data_dir),
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # Few partitions, so that the tests that read the files on disk have few to read.
+            "offsets.topic.num.partitions": "4",
+        }
+        if kind == "ottla":
+            self.config["ottla.http.listeners"] = f"http://127.0.0.1:{self.health_port}"
+        self.config.update(config or {})
+        self.process: Process | None = None
+        self._generations: list[Process] = []
+
+    # -- life
+
+    def start(self, timeout_s: float = 60) -> "Broker":
+        assert self.process is None or not self.process.running(), "the broker is running already"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.process = Process(self._command(self._write_properties()), cwd=self.directory)
+        self._generations.append(self.process)
+        try:
+            wait_until(self._ready_or_ended, timeout_s, "the broker answers Metadata")
+            assert self.process.running(), "the broker ended instead of starting"
+        except (TimeoutError, AssertionError) as error:
+            log = self.log()
+            self.process.kill()
+            raise AssertionError(f"{error}\n{log}") from None
+        return self
+
+    def stop(self, timeout_s: float = 60) -> int:
+        """A controlled shutdown; its exit code."""
+        self.process.signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.end()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log(self) -> str:
+        return "\n".join(process.output() for process in self._generations[-3:])
+
+    # -- files
+
+    def partition_dir(self, topic: str, partition: int) -> Path:
+        return self.data_dir / f"{topic}-{partition}"
+
+    # -- inside
+
+    def _write_properties(self) -> Path:
+        properties = self.directory / "server.properties"
+        properties.write_text("".join(f"{key}={value}\n" for key, value in self.config.items()))
+        return properties
+
+    def _command(self, properties: Path) -> list[str]:
+        if self.kind == "ottla":
+            return [str(environment.ottla_binary()), "start", str(properties)]
+        kafka = tools.KafkaTools(environment.KAFKA_BROKER_VERSION)
+        if not (self.data_dir / "meta.properties").exists():
+            run(kafka.command("kafka-storage", "format", "-t", _CLUSTER_ID, "-c", str(properties)))
+        return kafka.java("kafka.Kafka", str(properties), heap="512m")
+
+    def _ready_or_ended(self) -> bool:
+        return not self.process.running() or self._lists_itself()
+
+    def _lists_itself(self) -> bool:
+        """Metadata v1 for no topics: true when the answer names a broker."""
+        client_id = b"harness"
+        request = struct.pack(">hhih", 3, 1, 1, len(client_id)) + client_id + struct.pack(">i", 0)
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                connection.sendall(struct.pack(">i", len(request)) + request)
+                answer = connection.makefile("rb").read(12)
+        except OSError:
+            return False
+        return len(answer) == 12 and struct.unpack(">iii", answer)[2] > 0
+
+
+def wait_for_topic_files(broker: Broker, topic: str, partition: int = 0, timeout_s: float = 10) -> Path:
+    directory = broker.partition_dir(topic, partition)
+    wait_until(directory.is_dir, timeout_s, f"{directory} exists")
+    return directory
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,80 @@
+"""What tests/setup.sh installed and where; a missing piece fails the test that needs it.
+
+`OTTLA_TEST_ALLOW_MISSING=1` turns the failure into a skip that names the piece, for machines without a registry.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+ENVIRONMENT = Path(os.environ.get("OTTLA_TEST_ENV") or REPOSITORY / ".test-env").resolve()
+
+KAFKA_VERSIONS = ["3.3.1", "3.9.0", "4.3.1"]
+# The generation that runs as the broker with `--broker kafka`.
+KAFKA_BROKER_VERSION = "3.9.0"
+
+
+def missing(piece: str) -> None:
+    """Fails the running test, or skips it where missing pieces are allowed."""
+    message = f"{piece} is not there; run tests/setup.sh"
+    if os.environ.get("OTTLA_TEST_ALLOW_MISSING") == "1":
+        pytest.skip(message)
+    pytest.fail(message, pytrace=False)
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        missing(f"the program {name}")
+    return found
+
+
+def java_jars(version: str) -> Path:
+    jars = ENVIRONMENT / "java" / version
+    program("java")
+    if not (jars / f"kafka-tools-{version}.jar").exists():
+        missing(f"Kafka {version}")
+    return jars
+
+
+def node_modules() -> Path:
+    modules = ENVIRONMENT / "node" / "node_modules"
+    program("node")
+    if not (modules / "kafkajs").exists():
+        missing("KafkaJS")
+    return modules
+
+
+def tutorial_python() -> Path:
+    """The interpreter whose kafka-python is the one that tutorials install."""
+    python = ENVIRONMENT / "python-tutorial" / "bin" / "python"
+    if not python.exists():
+        missing("the kafka-python of the tutorials")
+    return python
+
+
+def ottla_binary() -> Path:
+    """The binary under test: $OTTLA_BINARY, or the newest of the two that cargo builds here."""
+    chosen = os.environ.get("OTTLA_BINARY")
+    if chosen:
+        return Path(chosen).resolve()
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
+    built = [target / profile / "ottla" for profile in ("debug", "release")]
+    built = [path for path in built if path.exists()]
+    if not built:
+        pytest.exit("no ottla binary: run `cargo build -p ottla` first, or set OTTLA_BINARY", returncode=2)
+    return max(built, key=lambda path: path.stat().st_mtime)
+
+
+def stock_csv() -> Path:
+    """The rows of the stock-market job: the real file where it is there, else the made-up one of the examples."""
+    chosen = os.environ.get("OTTLA_STOCK_CSV")
+    if chosen:
+        return Path(chosen)
+    real = REPOSITORY.parent / "shared" / "data" / "indexProcessed.csv"
+    if real.exists():
+        return real
+    return REPOSITORY / "clients" / "examples" / "data" / "stocks.csv"
