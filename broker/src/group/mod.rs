@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ottla_batch::LeaderEpoch;
 
 mod offsets_log;
+pub mod records;
 mod requests;
+pub mod state;
+mod subscription;
 
 pub use offsets_log::{AppendError, OffsetsLog, ReadBatches, ReadError};
 pub use requests::*;
