@@ -10,3 +10,8 @@ pub struct Broker {
     pub groups: Arc<crate::group::GroupCoordinator>,
     pub metrics: Arc<crate::metrics::Metrics>,
 }
+
+/// The feature levels this node understands.
+pub fn supported_features() -> std::collections::BTreeMap<String, ottla_raft::FeatureRange> {
+    std::collections::BTreeMap::new()
+}

@@ -1,12 +1,13 @@
-//! The table of APIs: key, versions offered, handler. ApiVersions answers from it, `net` dispatches by it, and
+//! The table of APIs: key, versions offered, decoder, handler. ApiVersions answers from it, `net` dispatches by it, and
 //! docs/compatibility.md is checked against it.
 
 use std::future::Future;
 use std::ops::RangeInclusive;
+use std::sync::OnceLock;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::{Encodable, Request};
+use kafka_protocol::protocol::{Encodable, HeaderVersion, Message, Request};
 
 use super::*;
 
@@ -15,8 +16,10 @@ type Start = Box<dyn Fn(RequestContext, Bytes) -> Result<Started, Close> + Send 
 /// One API.
 pub struct Row {
     pub key: i16,
-    /// Versions offered; a request of another version is answered with UNSUPPORTED_VERSION.
+    /// Versions offered. A request of another version closes its connection, as Kafka does; ApiVersions alone answers it.
     pub versions: RangeInclusive<i16>,
+    request_header_version: fn(i16) -> i16,
+    response_header_version: fn(i16) -> i16,
     start: Start,
 }
 
@@ -29,19 +32,63 @@ impl Row {
         F: Fn(RequestContext, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Q::Response, Close>> + Send + 'static,
     {
+        Row::serial_encoded(versions, handle, encode::<Q::Response>)
+    }
+
+    /// Like `serial`, for a response with versions that kafka-protocol cannot encode. Where a request's newest versions
+    /// have the shape of the last one kafka-protocol knows, it is decoded as that.
+    fn serial_encoded<Q, F, Fut>(
+        versions: RangeInclusive<i16>,
+        handle: F,
+        encode: fn(&Q::Response, i16) -> Result<Bytes, Close>,
+    ) -> Row
+    where
+        Q: Request + Send + 'static,
+        Q::Response: Send,
+        F: Fn(RequestContext, Q) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Q::Response, Close>> + Send + 'static,
+    {
         Row {
             key: Q::KEY,
             versions,
-            start: Box::new(move |cx, mut body| {
+            request_header_version: Q::header_version,
+            response_header_version: Q::Response::header_version,
+            start: Box::new(move |cx, body| {
                 let version = cx.api_version;
-                let request = Q::decode(&mut body, version).map_err(|e| Close::new(format!("{e:#}")))?;
+                let request = guard::decode::<Q>(body, version.min(Q::VERSIONS.max))?;
                 let answer = handle(cx, request);
                 Ok(Started::Serial(Box::pin(async move {
-                    let response = answer.await?;
-                    let mut encoded = bytes::BytesMut::new();
-                    response.encode(&mut encoded, version).map_err(|e| Close::new(format!("{e:#}")))?;
-                    Ok(Reply { parts: vec![Part::Bytes(encoded.freeze())] })
+                    let encoded = encode(&answer.await?, version)?;
+                    Ok(Reply { parts: vec![Part::Bytes(encoded)] })
                 })))
+            }),
+        }
+    }
+
+    /// An API with a decoder and stages of its own.
+    fn staged<Q>(
+        key: ApiKey,
+        versions: RangeInclusive<i16>,
+        decode: fn(Bytes, i16) -> Result<Q, Close>,
+        start: fn(RequestContext, Q) -> Result<Started, Close>,
+    ) -> Row
+    where
+        Q: 'static,
+    {
+        let (request_header_version, response_header_version): (fn(i16) -> i16, fn(i16) -> i16) = match key {
+            ApiKey::Produce => (ProduceRequest::header_version, ProduceResponse::header_version),
+            ApiKey::Fetch => (FetchRequest::header_version, FetchResponse::header_version),
+            ApiKey::ApiVersions => (ApiVersionsRequest::header_version, ApiVersionsResponse::header_version),
+            other => panic!("{other:?} has no stages of its own"),
+        };
+        Row {
+            key: key as i16,
+            versions,
+            request_header_version,
+            response_header_version,
+            start: Box::new(move |cx, body| {
+                let version = cx.api_version;
+                start(cx, decode(body, version)?)
             }),
         }
     }
@@ -50,10 +97,51 @@ impl Row {
     pub fn start(&self, cx: RequestContext, body: Bytes) -> Result<Started, Close> {
         (self.start)(cx, body)
     }
+
+    /// Whether the request header ends with tagged fields (header version 2).
+    pub fn request_header_is_flexible(&self, version: i16) -> bool {
+        (self.request_header_version)(version) >= 2
+    }
+
+    /// Whether the response header ends with tagged fields (header version 1; never for ApiVersions, KIP-511).
+    pub fn response_header_is_flexible(&self, version: i16) -> bool {
+        (self.response_header_version)(version) >= 1
+    }
 }
 
-/// All rows, by API key.
-pub fn rows() -> Vec<Row> {
+/// Encodes a response into one buffer of its exact size. Versions newer than kafka-protocol's last have that one's shape.
+pub fn encode<R: Encodable + Message>(response: &R, version: i16) -> Result<Bytes, Close> {
+    let version = version.min(R::VERSIONS.max);
+    let failed = |error| Close::new(format!("the response cannot be encoded: {error:#}"));
+    let mut buffer = BytesMut::with_capacity(response.compute_size(version).map_err(failed)?);
+    response.encode(&mut buffer, version).map_err(failed)?;
+    Ok(buffer.freeze())
+}
+
+/// All rows.
+pub fn rows() -> &'static [Row] {
+    static ROWS: OnceLock<Vec<Row>> = OnceLock::new();
+    ROWS.get_or_init(build)
+}
+
+/// The row of an API key that came from the wire.
+pub fn row(key: i16) -> Option<&'static Row> {
+    static INDEX: OnceLock<Vec<Option<&'static Row>>> = OnceLock::new();
+    let index = INDEX.get_or_init(|| {
+        let size = rows().iter().map(|row| row.key as usize + 1).max().unwrap_or(0);
+        let mut index = Vec::new();
+        index.resize_with(size, || None);
+        for row in rows() {
+            let slot: &mut Option<&'static Row> = &mut index[row.key as usize];
+            assert!(slot.is_none(), "two rows for API key {}", row.key);
+            *slot = Some(row);
+        }
+        index
+    });
+    index.get(usize::try_from(key).ok()?).copied().flatten()
+}
+
+fn build() -> Vec<Row> {
     vec![
         Row::serial::<ProduceRequest, _, _>(3..=13, produce::handle),
         Row::serial::<FetchRequest, _, _>(4..=18, fetch::handle),
@@ -68,7 +156,7 @@ pub fn rows() -> Vec<Row> {
         Row::serial::<SyncGroupRequest, _, _>(0..=5, sync_group::handle),
         Row::serial::<DescribeGroupsRequest, _, _>(0..=6, describe_groups::handle),
         Row::serial::<ListGroupsRequest, _, _>(0..=5, list_groups::handle),
-        Row::serial::<ApiVersionsRequest, _, _>(0..=5, api_versions::handle),
+        Row::staged(ApiKey::ApiVersions, 0..=5, api_versions::decode, api_versions::start),
         Row::serial::<CreateTopicsRequest, _, _>(2..=7, create_topics::handle),
         Row::serial::<DeleteTopicsRequest, _, _>(1..=6, delete_topics::handle),
         Row::serial::<DeleteRecordsRequest, _, _>(0..=2, delete_records::handle),
@@ -76,9 +164,9 @@ pub fn rows() -> Vec<Row> {
         Row::serial::<OffsetForLeaderEpochRequest, _, _>(2..=4, offset_for_leader_epoch::handle),
         Row::serial::<DescribeConfigsRequest, _, _>(1..=4, describe_configs::handle),
         Row::serial::<AlterConfigsRequest, _, _>(0..=2, alter_configs::handle),
-        Row::serial::<DescribeLogDirsRequest, _, _>(1..=5, describe_log_dirs::handle),
+        Row::serial_encoded(1..=5, describe_log_dirs::handle, newer::encode_describe_log_dirs),
         Row::serial::<CreatePartitionsRequest, _, _>(0..=3, create_partitions::handle),
-        Row::serial::<DeleteGroupsRequest, _, _>(0..=3, delete_groups::handle),
+        Row::serial_encoded(0..=3, delete_groups::handle, newer::encode_delete_groups),
         Row::serial::<ElectLeadersRequest, _, _>(0..=2, elect_leaders::handle),
         Row::serial::<IncrementalAlterConfigsRequest, _, _>(0..=1, incremental_alter_configs::handle),
         Row::serial::<ListPartitionReassignmentsRequest, _, _>(0..=0, list_partition_reassignments::handle),

@@ -194,10 +194,9 @@ pub fn parse(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Parsed, RecordE
             partition: key.i32("partition")?,
             value: value.map(parse_offset_value).transpose()?,
         },
-        GROUP_KEY_VERSION => Record::Group {
-            group_id: key.string("group")?,
-            value: value.map(parse_group_value).transpose()?,
-        },
+        GROUP_KEY_VERSION => {
+            Record::Group { group_id: key.string("group")?, value: value.map(parse_group_value).transpose()? }
+        }
         other => return Ok(Parsed::UnknownKey(other)),
     };
     Ok(Parsed::Record(record))
@@ -210,7 +209,11 @@ fn parse_offset_value(bytes: &[u8]) -> Result<CommittedOffset, RecordError> {
         leader_epoch: if version >= 3 { value.i32("leaderEpoch")? } else { -1 },
         metadata: value.string("metadata")?,
         commit_ms: value.i64("commitTimestamp")?,
-        expire_ms: if version == 1 { Some(value.i64("expireTimestamp")?).filter(|&ms| ms != -1) } else { None },
+        expire_ms: if version == 1 {
+            Some(value.i64("expireTimestamp")?).filter(|&ms| ms != -1)
+        } else {
+            None
+        },
     };
     value.skip_tags()?;
     Ok(committed)
@@ -307,8 +310,7 @@ impl<'a> Reader<'a> {
             let [byte] = self.array(field)?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                return u32::try_from(value)
-                    .map_err(|_| RecordError::Length { field, length: value as i64 });
+                return u32::try_from(value).map_err(|_| RecordError::Length { field, length: value as i64 });
             }
         }
         Err(RecordError::Length { field, length: -1 })
@@ -320,7 +322,8 @@ impl<'a> Reader<'a> {
         field: &'static str,
         fixed: fn(&mut Self, &'static str) -> Result<i64, RecordError>,
     ) -> Result<Option<usize>, RecordError> {
-        let length = if self.flexible { i64::from(self.unsigned_varint(field)?) - 1 } else { fixed(self, field)? };
+        let length =
+            if self.flexible { i64::from(self.unsigned_varint(field)?) - 1 } else { fixed(self, field)? };
         match length {
             -1 => Ok(None),
             length => usize::try_from(length).map(Some).map_err(|_| RecordError::Length { field, length }),
@@ -332,7 +335,9 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         let bytes = self.take(field, length)?;
-        std::str::from_utf8(bytes).map(|text| Some(Arc::from(text))).map_err(|_| RecordError::NotUtf8 { field })
+        std::str::from_utf8(bytes)
+            .map(|text| Some(Arc::from(text)))
+            .map_err(|_| RecordError::NotUtf8 { field })
     }
 
     fn string(&mut self, field: &'static str) -> Result<Arc<str>, RecordError> {

@@ -77,7 +77,11 @@ fn offset_commits_are_read_in_every_version() {
         (format!("0004 {body} 00000007 02 6d 0000000001020304 01 00 02 aabb"), 7),
     ] {
         let expected = offset_record(Some(CommittedOffset { leader_epoch, ..committed() }));
-        assert_eq!(parse(Some(&hex(OFFSET_KEY)), Some(&hex(&bytes))), Ok(Parsed::Record(expected)), "{bytes}");
+        assert_eq!(
+            parse(Some(&hex(OFFSET_KEY)), Some(&hex(&bytes))),
+            Ok(Parsed::Record(expected)),
+            "{bytes}"
+        );
     }
     let v0_key = hex(&OFFSET_KEY.replacen("0001", "0000", 1));
     assert_eq!(parse(Some(&v0_key), None), Ok(Parsed::Record(offset_record(None))));
@@ -87,7 +91,8 @@ fn offset_commits_are_read_in_every_version() {
 fn group_metadata_is_written_as_key_v2_and_value_v3() {
     let record = Record::Group { group_id: "grp".into(), value: Some(group(Some("i"), Some(6))) };
     assert_eq!(record.key(), hex(GROUP_KEY));
-    let bytes = hex("0003 0008 636f6e73756d6572 00000003 0005 72616e6765 0003 6d2d31 0000000000000006 00000001
+    let bytes =
+        hex("0003 0008 636f6e73756d6572 00000003 0005 72616e6765 0003 6d2d31 0000000000000006 00000001
         0003 6d2d31 0001 69 0001 63 0002 2f68 0000012c 0000002d 00000002 0102 00000001 03");
     assert_eq!(record.value().unwrap(), bytes);
     assert_eq!(parse(Some(&hex(GROUP_KEY)), Some(&bytes)), Ok(Parsed::Record(record)));
@@ -106,7 +111,9 @@ fn group_metadata_is_read_in_every_version() {
             group(None, None),
         ),
         (
-            format!("0002 {head} 0000000000000006 00000001 0003 6d2d31 0001 63 0002 2f68 0000012c 0000002d {tail}"),
+            format!(
+                "0002 {head} 0000000000000006 00000001 0003 6d2d31 0001 63 0002 2f68 0000012c 0000002d {tail}"
+            ),
             group(None, Some(6)),
         ),
         (
@@ -151,7 +158,10 @@ fn unknown_key_versions_are_skipped() {
 fn every_truncation_is_an_error_and_no_length_is_believed() {
     let values = [
         (OFFSET_KEY, offset_record(Some(committed())).value().unwrap()),
-        (GROUP_KEY, Record::Group { group_id: "g".into(), value: Some(group(Some("i"), None)) }.value().unwrap()),
+        (
+            GROUP_KEY,
+            Record::Group { group_id: "g".into(), value: Some(group(Some("i"), None)) }.value().unwrap(),
+        ),
     ];
     for (key, value) in values {
         let key = hex(key);

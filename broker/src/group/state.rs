@@ -73,7 +73,11 @@ pub struct Member {
 
 impl Member {
     pub fn metadata(&self, protocol: &str) -> Bytes {
-        self.protocols.iter().find(|known| &*known.name == protocol).map(|known| known.metadata.clone()).unwrap_or_default()
+        self.protocols
+            .iter()
+            .find(|known| &*known.name == protocol)
+            .map(|known| known.metadata.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -211,7 +215,8 @@ impl Group {
     pub fn park_join(&mut self, member_id: &str, token: Option<Token>) -> Option<Token> {
         let member = self.member_mut(member_id)?;
         let before = std::mem::replace(&mut member.awaiting_join, token);
-        self.awaiting_join = self.awaiting_join + usize::from(token.is_some()) - usize::from(before.is_some());
+        self.awaiting_join =
+            self.awaiting_join + usize::from(token.is_some()) - usize::from(before.is_some());
         before
     }
 
@@ -252,7 +257,8 @@ impl Group {
         let all = self.members.len();
         let mut votes: std::collections::BTreeMap<&Arc<str>, usize> = Default::default();
         for member in self.members.values() {
-            let vote = member.protocols.iter().find(|protocol| self.support.get(&protocol.name) == Some(&all));
+            let vote =
+                member.protocols.iter().find(|protocol| self.support.get(&protocol.name) == Some(&all));
             if let Some(protocol) = vote {
                 *votes.entry(&protocol.name).or_default() += 1;
             }

@@ -1,0 +1,193 @@
+//! Frames on the way in: a 4-byte length, then a request header and body. Each frame becomes one `Bytes` of its own
+//! size, so that the records of a produce request are a slice of what the socket delivered.
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::StrBytes;
+
+use crate::api::Close;
+use crate::api::table::{self, Row};
+
+/// Frames of all APIs but Produce: what a request without records may take. A bound on what its array lengths can reserve.
+const OTHER_REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Bytes asked of the socket at a time while no frame says how much is to come: adapts between these two.
+const READ_AHEAD_BYTES_MIN: usize = 16 << 10;
+const READ_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// A frame longer than this gets its memory as it arrives, so that a claimed length alone costs nothing.
+const RESERVE_BYTES_MAX: usize = 1 << 20;
+/// Length, API key, version and correlation id: what is needed to judge a frame before it is read.
+const PREFIX_BYTES: usize = 12;
+
+/// A request as framed: header decoded, body not.
+pub struct Request {
+    pub row: &'static Row,
+    pub version: i16,
+    pub correlation_id: i32,
+    pub client_id: Option<StrBytes>,
+    pub body: Bytes,
+}
+
+/// What can be taken from the bytes read so far.
+pub enum Taken {
+    Request(Request),
+    /// An ApiVersions request in a version that is not offered: answered in version 0.
+    UnsupportedApiVersions {
+        correlation_id: i32,
+    },
+    Incomplete,
+}
+
+/// Bytes read from one connection and not yet taken as frames.
+pub struct FrameReader {
+    buffer: BytesMut,
+    request_bytes_max: usize,
+    /// How much to read at a time: as much as the last frame took, or more if reads come back full, so that a steady
+    /// stream of frames is read in place with one system call each or fewer.
+    read_ahead: usize,
+    /// The client id of the last request: mostly the next one's too, and then it is not copied again.
+    client_id: Option<StrBytes>,
+}
+
+impl FrameReader {
+    /// `request_bytes_max`: `socket.request.max.bytes`.
+    pub fn new(request_bytes_max: usize) -> FrameReader {
+        FrameReader {
+            buffer: BytesMut::new(),
+            request_bytes_max,
+            read_ahead: READ_AHEAD_BYTES_MIN,
+            client_id: None,
+        }
+    }
+
+    /// The buffer to read into next, with room for the rest of a frame that has begun. The memory of frames that are
+    /// done with is used again.
+    pub fn room(&mut self) -> &mut BytesMut {
+        let want = match self.frame_bytes() {
+            Some(bytes) => (4 + bytes).saturating_sub(self.buffer.len()).clamp(1, RESERVE_BYTES_MAX),
+            None => self.read_ahead,
+        };
+        if self.buffer.capacity() - self.buffer.len() < want {
+            self.buffer.reserve(want);
+        }
+        &mut self.buffer
+    }
+
+    /// Notes how much a read brought, to choose the size of the next ones.
+    pub fn on_read(&mut self, bytes: usize) {
+        if self.buffer.len() == self.buffer.capacity() {
+            self.read_ahead = (self.read_ahead * 2).min(READ_AHEAD_BYTES_MAX / 4).max(self.read_ahead);
+        } else if bytes < self.read_ahead / 4 {
+            self.read_ahead = (self.read_ahead / 2).max(READ_AHEAD_BYTES_MIN);
+        }
+    }
+
+    /// Gives back the memory of a connection that has nothing to say.
+    pub fn release(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            self.read_ahead = READ_AHEAD_BYTES_MIN;
+        }
+    }
+
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Length of the frame that has begun, once `take` has judged it.
+    fn frame_bytes(&self) -> Option<usize> {
+        let length = self.buffer.get(..4)?.try_into().ok()?;
+        if self.buffer.len() < PREFIX_BYTES {
+            return None;
+        }
+        usize::try_from(i32::from_be_bytes(length)).ok()
+    }
+
+    /// Takes the next request. An error closes the connection.
+    pub fn take(&mut self) -> Result<Taken, Close> {
+        if let Some(length) = self.buffer.get(..4) {
+            let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+            if length < (PREFIX_BYTES - 4) as i32 || length as usize > self.request_bytes_max {
+                return Err(Close::new(format!(
+                    "a frame of {length} bytes (allowed: {} to {}, socket.request.max.bytes)",
+                    PREFIX_BYTES - 4,
+                    self.request_bytes_max
+                )));
+            }
+        }
+        let Some(prefix) = self.buffer.get(..PREFIX_BYTES) else { return Ok(Taken::Incomplete) };
+        let mut prefix = prefix;
+        let length = prefix.get_i32() as usize;
+        let key = prefix.get_i16();
+        let version = prefix.get_i16();
+        let correlation_id = prefix.get_i32();
+        let row = table::row(key).ok_or_else(|| Close::new(format!("request with unknown API key {key}")))?;
+        if key != ApiKey::Produce as i16 && length > OTHER_REQUEST_BYTES_MAX {
+            return Err(Close::new(format!(
+                "a frame of {length} bytes for API key {key} (allowed: {OTHER_REQUEST_BYTES_MAX})"
+            )));
+        }
+        if self.buffer.len() < 4 + length {
+            return Ok(Taken::Incomplete);
+        }
+        self.read_ahead = self.read_ahead.max((4 + length).min(READ_AHEAD_BYTES_MAX));
+        self.buffer.advance(4);
+        let mut body = self.buffer.split_to(length).freeze();
+        if !row.versions.contains(&version) {
+            if key == ApiKey::ApiVersions as i16 {
+                return Ok(Taken::UnsupportedApiVersions { correlation_id });
+            }
+            return Err(Close::new(format!(
+                "API key {key} version {version} is not offered (only {} to {})",
+                row.versions.start(),
+                row.versions.end()
+            )));
+        }
+        body.advance(PREFIX_BYTES - 4);
+        let client_id = self.take_client_id(&mut body)?;
+        if row.request_header_is_flexible(version) {
+            skip_tagged_fields(&mut body)?;
+        }
+        Ok(Taken::Request(Request { row, version, correlation_id, client_id, body }))
+    }
+
+    fn take_client_id(&mut self, body: &mut Bytes) -> Result<Option<StrBytes>, Close> {
+        let malformed = || Close::new("malformed request header");
+        let length = match body.try_get_i16().map_err(|_| malformed())? {
+            -1 => return Ok(None),
+            length => usize::try_from(length).map_err(|_| malformed())?,
+        };
+        if length > body.len() {
+            return Err(malformed());
+        }
+        let text = body.split_to(length);
+        if self.client_id.as_ref().is_none_or(|last| last.as_bytes() != &text[..]) {
+            let text = std::str::from_utf8(&text).map_err(|_| malformed())?;
+            self.client_id = Some(StrBytes::from_string(text.to_string()));
+        }
+        Ok(self.client_id.clone())
+    }
+}
+
+fn skip_tagged_fields(body: &mut Bytes) -> Result<(), Close> {
+    for _ in 0..unsigned_varint(body)? {
+        unsigned_varint(body)?;
+        let size = unsigned_varint(body)?;
+        if size > body.len() {
+            return Err(Close::new("malformed request header"));
+        }
+        body.advance(size);
+    }
+    Ok(())
+}
+
+fn unsigned_varint(body: &mut Bytes) -> Result<usize, Close> {
+    let mut value = 0usize;
+    for shift in [0, 7, 14, 21, 28] {
+        let byte = body.try_get_u8().map_err(|_| Close::new("malformed request header"))?;
+        value |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(Close::new("malformed request header"))
+}
