@@ -1,0 +1,280 @@
+//! One directory of `log.dirs`: its lock, whose it is, how it was left, which partitions it holds, its checkpoints.
+//!
+//! Opened once at start by the node; replicas open their logs through it. Invariants:
+//! - One process at a time (the `.lock` file).
+//! - The clean-shutdown marker is gone, durably, before any log of the directory can be changed.
+//! - A recovery point in the checkpoint never lies past what is on stable storage.
+//!
+//! Deliberately elsewhere: when to write checkpoints and which logs exist in memory (the replica manager).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use ottla_batch::{Offset, TimestampMs};
+use uuid::Uuid;
+
+use crate::checkpoints::Checkpoints;
+use crate::disk::{Disk, Lock, Space};
+use crate::log::{LastShutdown, Log, LogConfig, OpenError, OpenLog};
+use crate::meta_properties::{self, MetaProperties, MetaPropertiesError};
+use crate::partition_metadata::{self, PartitionMetadataError};
+
+const LOCK_FILE: &str = ".lock";
+const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
+const DELETE_SUFFIX: &str = "-delete";
+/// Kafka bounds topic names at 249 characters; a name with the partition must stay a file name (255 bytes).
+const FILE_NAME_BYTES_MAX: usize = 255;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogDirError {
+    #[error("log directory {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("log directory {path} is in use by another process")]
+    Locked { path: PathBuf },
+    #[error("log directory {path} belongs to cluster {found}, this node is of cluster {expected}")]
+    OtherCluster { path: PathBuf, found: String, expected: String },
+    #[error("log directory {path} belongs to node {found}, this is node {expected}")]
+    OtherNode { path: PathBuf, found: i32, expected: i32 },
+    #[error("log directory {path}: {source}")]
+    MetaProperties { path: PathBuf, source: MetaPropertiesError },
+}
+
+/// A partition found on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionDir {
+    pub topic: String,
+    pub partition: i32,
+    /// From `partition.metadata`; None when there is none or it cannot be read (nothing is deleted because of that).
+    pub topic_id: Option<Uuid>,
+    pub path: PathBuf,
+}
+
+pub struct LogDir {
+    disk: Disk,
+    path: PathBuf,
+    directory_id: Uuid,
+    last_shutdown: LastShutdown,
+    offline: OnceLock<String>,
+    checkpoints: Arc<Checkpoints>,
+    _lock: Lock,
+}
+
+impl LogDir {
+    /// Takes the directory, creating it and its `meta.properties` when it is new.
+    pub fn open(
+        disk: Disk,
+        path: impl Into<PathBuf>,
+        cluster_id: &str,
+        node_id: i32,
+    ) -> Result<LogDir, LogDirError> {
+        let path = path.into();
+        let io_error = |source| LogDirError::Io { path: path.clone(), source };
+        disk.create_dir_all(&path).map_err(io_error)?;
+        let lock = disk
+            .lock(&path.join(LOCK_FILE))
+            .map_err(io_error)?
+            .ok_or_else(|| LogDirError::Locked { path: path.clone() })?;
+        let directory_id = claim(&disk, &path, cluster_id, node_id)?;
+
+        let marker = path.join(CLEAN_SHUTDOWN_FILE);
+        let last_shutdown = match disk.exists(&marker).map_err(io_error)? {
+            true => LastShutdown::Clean,
+            false => LastShutdown::Unclean,
+        };
+        let checkpoints = Arc::new(Checkpoints::open(disk.clone(), &path).map_err(io_error)?);
+        // ORDER: the marker goes, durably, before anything can be appended. If it came back after a crash, recovery
+        // would be skipped over torn data.
+        disk.remove_file(&marker).map_err(io_error)?;
+        disk.sync_dir(&path).map_err(io_error)?;
+        remove_deleted_partitions(&disk, &path).map_err(io_error)?;
+        Ok(LogDir {
+            disk,
+            path,
+            directory_id,
+            last_shutdown,
+            offline: OnceLock::new(),
+            checkpoints,
+            _lock: lock,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub fn directory_id(&self) -> Uuid {
+        self.directory_id
+    }
+
+    pub fn last_shutdown(&self) -> LastShutdown {
+        self.last_shutdown
+    }
+
+    pub fn space(&self) -> io::Result<Space> {
+        self.disk.space(&self.path)
+    }
+
+    /// What lies in the directory, in the order of the names.
+    pub fn partitions(&self) -> io::Result<Vec<PartitionDir>> {
+        let mut partitions = Vec::new();
+        for entry in self.disk.read_dir(&self.path)? {
+            if !entry.is_dir {
+                continue;
+            }
+            let Some((topic, partition)) = parse_partition_dir(&entry.name) else { continue };
+            let path = self.path.join(&entry.name);
+            let topic_id = match partition_metadata::read(&self.disk, &path) {
+                Ok(topic_id) => topic_id,
+                Err(PartitionMetadataError::Io(error)) => return Err(error),
+                Err(error @ PartitionMetadataError::Malformed(_)) => {
+                    tracing::error!(path = %path.display(), %error, "partition.metadata is unreadable");
+                    None
+                }
+            };
+            partitions.push(PartitionDir { topic, partition, topic_id, path });
+        }
+        Ok(partitions)
+    }
+
+    pub fn partition_path(&self, topic: &str, partition: i32) -> PathBuf {
+        self.path.join(format!("{topic}-{partition}"))
+    }
+
+    /// Opens the log of a partition, creating it when it is not there.
+    pub fn open_log(
+        &self,
+        topic: &str,
+        partition: i32,
+        topic_id: Option<Uuid>,
+        config: Arc<LogConfig>,
+        now: TimestampMs,
+    ) -> Result<Log, OpenError> {
+        Log::open(OpenLog {
+            disk: self.disk.clone(),
+            dir: self.partition_path(topic, partition),
+            partition: (topic.to_owned(), partition),
+            checkpoints: self.checkpoints.clone(),
+            config,
+            topic_id,
+            last_shutdown: self.last_shutdown,
+            now,
+            jitter_seed: jitter_seed(topic, partition),
+        })
+    }
+
+    /// Brings the recovery-point and log-start-offset files up to date with the open logs. Called now and then, after
+    /// DeleteRecords (what a client deleted must not come back after a crash), and at shutdown.
+    pub fn write_checkpoints(&self) -> io::Result<()> {
+        self.checkpoints.write()
+    }
+
+    /// Notes how far a log is compacted (`CompactionResult::cleaner_offset`).
+    pub fn write_cleaner_offset(&self, topic: &str, partition: i32, offset: Option<Offset>) -> io::Result<()> {
+        self.checkpoints.write_cleaner_offset(&(topic.to_owned(), partition), offset)
+    }
+
+    /// The last step of a controlled shutdown, after every log was closed and the checkpoints were written. Not
+    /// written when anything in the directory failed: the next start then recovers.
+    pub fn write_clean_shutdown_marker(&self, broker_epoch: i64) -> io::Result<()> {
+        if let Some(reason) = self.offline() {
+            return Err(io::Error::other(reason.to_owned()));
+        }
+        let content = format!("{{\"version\":0,\"brokerEpoch\":{broker_epoch}}}");
+        self.disk.write_durably(&self.path.join(CLEAN_SHUTDOWN_FILE), content.as_bytes())
+    }
+
+    /// The first reason stays.
+    pub fn mark_offline(&self, reason: impl Into<String>) {
+        let _ = self.offline.set(reason.into());
+    }
+
+    pub fn offline(&self) -> Option<&str> {
+        self.offline.get().map(String::as_str)
+    }
+}
+
+/// Whose directory it is, before taking it: for a node that has to learn its cluster id from its disk.
+pub fn read_meta_properties(disk: &Disk, path: &Path) -> Result<Option<MetaProperties>, LogDirError> {
+    meta_properties::read(disk, path).map_err(|source| meta_error(path, source))
+}
+
+fn meta_error(path: &Path, source: MetaPropertiesError) -> LogDirError {
+    match source {
+        MetaPropertiesError::Io(source) => LogDirError::Io { path: path.to_owned(), source },
+        source => LogDirError::MetaProperties { path: path.to_owned(), source },
+    }
+}
+
+/// Checks that the directory is this node's, or makes it so when it is nobody's. Returns its id.
+fn claim(disk: &Disk, path: &Path, cluster_id: &str, node_id: i32) -> Result<Uuid, LogDirError> {
+    let found = meta_properties::read(disk, path).map_err(|source| meta_error(path, source))?;
+    if let Some(found) = &found {
+        if found.cluster_id != cluster_id {
+            return Err(LogDirError::OtherCluster {
+                path: path.to_owned(),
+                found: found.cluster_id.clone(),
+                expected: cluster_id.to_owned(),
+            });
+        }
+        if found.node_id != node_id {
+            return Err(LogDirError::OtherNode { path: path.to_owned(), found: found.node_id, expected: node_id });
+        }
+        if let Some(directory_id) = found.directory_id {
+            return Ok(directory_id);
+        }
+    }
+    let directory_id = Uuid::new_v4();
+    let meta =
+        MetaProperties { cluster_id: cluster_id.to_owned(), node_id, directory_id: Some(directory_id) };
+    meta_properties::write(disk, path, &meta)
+        .map_err(|source| LogDirError::Io { path: path.to_owned(), source })?;
+    Ok(directory_id)
+}
+
+/// `<topic>-<partition>`; None for everything that is no live partition.
+fn parse_partition_dir(name: &str) -> Option<(String, i32)> {
+    if name.len() > FILE_NAME_BYTES_MAX || is_deleted_partition(name) {
+        return None;
+    }
+    let (topic, partition) = name.rsplit_once('-')?;
+    let partition = partition.parse::<i32>().ok().filter(|number| *number >= 0)?;
+    // `a-01` would be a second directory for `a-1`.
+    (!topic.is_empty() && name == format!("{topic}-{partition}")).then(|| (topic.to_owned(), partition))
+}
+
+/// `<topic>-<partition>.<32 hex digits>-delete`
+fn is_deleted_partition(name: &str) -> bool {
+    name.strip_suffix(DELETE_SUFFIX)
+        .and_then(|name| name.rsplit_once('.'))
+        .is_some_and(|(_, id)| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Where a partition directory goes when its topic is deleted. Long topic names are cut: the id alone makes it unique.
+pub(crate) fn deleted_partition_name(name: &str, id: Uuid) -> String {
+    let suffix = format!(".{}{DELETE_SUFFIX}", id.simple());
+    let mut end = name.len().min(FILE_NAME_BYTES_MAX - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
+}
+
+fn remove_deleted_partitions(disk: &Disk, path: &Path) -> io::Result<()> {
+    for entry in disk.read_dir(path)? {
+        if entry.is_dir && is_deleted_partition(&entry.name) {
+            disk.remove_dir_all(&path.join(entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// FNV-1a: only has to differ between partitions and stay the same between runs.
+fn jitter_seed(topic: &str, partition: i32) -> u64 {
+    let bytes = topic.bytes().chain(partition.to_be_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
