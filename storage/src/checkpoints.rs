@@ -194,7 +194,11 @@ impl Checkpoints {
     }
 
     /// Makes sure that the file says at most what the log's cell says, which was lowered just before.
-    pub(crate) fn lower_recovery_point(&self, partition: &TopicPartition, live: &LiveOffsets) -> io::Result<()> {
+    pub(crate) fn lower_recovery_point(
+        &self,
+        partition: &TopicPartition,
+        live: &LiveOffsets,
+    ) -> io::Result<()> {
         let mut state = self.state.lock();
         match state.recovery_points.get(partition) {
             Some(written) if *written > live.recovery_point() => self.write_from_live(&mut state),
@@ -243,10 +247,7 @@ mod tests {
     use super::*;
 
     fn sample() -> BTreeMap<TopicPartition, Offset> {
-        BTreeMap::from([
-            (("b.topic".to_owned(), 11), Offset(i64::MAX)),
-            (("a".to_owned(), 0), Offset(5)),
-        ])
+        BTreeMap::from([(("b.topic".to_owned(), 11), Offset(i64::MAX)), (("a".to_owned(), 0), Offset(5))])
     }
 
     const GOLDEN: &str = "0\n2\na 0 5\nb.topic 11 9223372036854775807\n";

@@ -174,7 +174,12 @@ impl LogDir {
     }
 
     /// Notes how far a log is compacted (`CompactionResult::cleaner_offset`).
-    pub fn write_cleaner_offset(&self, topic: &str, partition: i32, offset: Option<Offset>) -> io::Result<()> {
+    pub fn write_cleaner_offset(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: Option<Offset>,
+    ) -> io::Result<()> {
         self.checkpoints.write_cleaner_offset(&(topic.to_owned(), partition), offset)
     }
 
@@ -222,7 +227,11 @@ fn claim(disk: &Disk, path: &Path, cluster_id: &str, node_id: i32) -> Result<Uui
             });
         }
         if found.node_id != node_id {
-            return Err(LogDirError::OtherNode { path: path.to_owned(), found: found.node_id, expected: node_id });
+            return Err(LogDirError::OtherNode {
+                path: path.to_owned(),
+                found: found.node_id,
+                expected: node_id,
+            });
         }
         if let Some(directory_id) = found.directory_id {
             return Ok(directory_id);

@@ -33,11 +33,7 @@ pub fn encode(meta: &MetaProperties) -> String {
     let directory_id =
         meta.directory_id.map(|id| format!("directory.id={}\n", encode_uuid(id))).unwrap_or_default();
     // The order of the keys is Kafka's: by name.
-    format!(
-        "#\ncluster.id={}\n{directory_id}node.id={}\nversion=1\n",
-        escape(&meta.cluster_id),
-        meta.node_id
-    )
+    format!("#\ncluster.id={}\n{directory_id}node.id={}\nversion=1\n", escape(&meta.cluster_id), meta.node_id)
 }
 
 pub fn decode(text: &str) -> Result<MetaProperties, MetaPropertiesError> {
@@ -83,7 +79,10 @@ pub fn write(disk: &Disk, log_dir: &Path, meta: &MetaProperties) -> io::Result<(
 
 /// Cluster ids are base64url in practice; what a properties file would read differently is escaped.
 fn escape(value: &str) -> String {
-    value.chars().flat_map(|c| matches!(c, '\\' | '=' | ':' | '#' | '!').then_some('\\').into_iter().chain([c])).collect()
+    value
+        .chars()
+        .flat_map(|c| matches!(c, '\\' | '=' | ':' | '#' | '!').then_some('\\').into_iter().chain([c]))
+        .collect()
 }
 
 fn unescape(value: &str) -> String {

@@ -232,7 +232,9 @@ impl Disk {
     pub fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
         Ok(match &self.inner.backend {
             Backend::Real => real::lock(path)?.map(|file| Lock { _repr: LockRepr::Real(file) }),
-            Backend::Simulated(disk) => disk.lock(path)?.map(|lock| Lock { _repr: LockRepr::Simulated(lock) }),
+            Backend::Simulated(disk) => {
+                disk.lock(path)?.map(|lock| Lock { _repr: LockRepr::Simulated(lock) })
+            }
         })
     }
 

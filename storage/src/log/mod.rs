@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ottla_batch::{AppendOrigin, CheckedBatches, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
+use ottla_batch::{
+    AppendOrigin, CheckedBatches, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs,
+};
 use uuid::Uuid;
 
 use crate::checkpoints::{Checkpoints, TopicPartition};
@@ -136,17 +138,31 @@ impl Log {
     }
 
     /// Appends what a leader sent, as it is.
-    pub fn append_as_follower(&mut self, _batches: &CheckedBatches, _now: TimestampMs) -> Result<Appended, AppendError> {
+    pub fn append_as_follower(
+        &mut self,
+        _batches: &CheckedBatches,
+        _now: TimestampMs,
+    ) -> Result<Appended, AppendError> {
         unbuilt()
     }
 
     /// From the batch that holds `from` on. Empty at `from == end_offset` and when nothing below `limit` is left.
-    pub fn read(&self, _from: Offset, _limit: Offset, _bytes_max: usize, _first: FirstBatch) -> Result<LogSlice, ReadError> {
+    pub fn read(
+        &self,
+        _from: Offset,
+        _limit: Offset,
+        _bytes_max: usize,
+        _first: FirstBatch,
+    ) -> Result<LogSlice, ReadError> {
         unbuilt()
     }
 
     /// ListOffsets by time: the first record at or after `timestamp`, below `limit`.
-    pub fn offset_for_timestamp(&self, _timestamp: TimestampMs, _limit: Offset) -> Result<Option<TimestampedOffset>, ReadError> {
+    pub fn offset_for_timestamp(
+        &self,
+        _timestamp: TimestampMs,
+        _limit: Offset,
+    ) -> Result<Option<TimestampedOffset>, ReadError> {
         unbuilt()
     }
 
@@ -189,7 +205,11 @@ impl Log {
     }
 
     /// Called when a leader takes over, before its first append.
-    pub fn assign_epoch(&mut self, _leader_epoch: LeaderEpoch, _start_offset: Offset) -> Result<(), ChangeError> {
+    pub fn assign_epoch(
+        &mut self,
+        _leader_epoch: LeaderEpoch,
+        _start_offset: Offset,
+    ) -> Result<(), ChangeError> {
         unbuilt()
     }
 
@@ -214,7 +234,11 @@ impl Log {
     }
 
     /// Aborted transactions that overlap `[from, upto)`.
-    pub fn aborted_transactions(&self, _from: Offset, _upto: Offset) -> Result<Vec<AbortedTransaction>, ReadError> {
+    pub fn aborted_transactions(
+        &self,
+        _from: Offset,
+        _upto: Offset,
+    ) -> Result<Vec<AbortedTransaction>, ReadError> {
         unbuilt()
     }
 
@@ -236,13 +260,21 @@ impl Log {
     }
 
     /// DeleteRecords, or a follower following its leader. At most the high watermark.
-    pub fn increment_log_start_offset(&mut self, _offset: Offset, _high_watermark: Offset) -> Result<(), ChangeError> {
+    pub fn increment_log_start_offset(
+        &mut self,
+        _offset: Offset,
+        _high_watermark: Offset,
+    ) -> Result<(), ChangeError> {
         unbuilt()
     }
 
     /// Rolls the active segment when it is older than segment.ms allows, and takes out of the log what retention by
     /// time, size and log start offset no longer covers. `run` the result after file.delete.delay.ms.
-    pub fn delete_old_segments(&mut self, _now: TimestampMs, _high_watermark: Offset) -> Result<DeletedSegments, ChangeError> {
+    pub fn delete_old_segments(
+        &mut self,
+        _now: TimestampMs,
+        _high_watermark: Offset,
+    ) -> Result<DeletedSegments, ChangeError> {
         unbuilt()
     }
 
