@@ -1,4 +1,29 @@
-//! The partitions this broker holds.
+//! The partitions this broker holds: appending as their leader, reading within their bounds, and saying what is committed.
+//!
+//! - [`Replica`]: one partition. Appends and reads go through it, never to the log directly.
+//! - [`ReplicaManager`]: all of them; follows the metadata image.
+//! - [`in_sync`]: the machine that decides the high watermark. [`waiters`]: who waits, and how they are woken.
+//!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
+//!   [`sessions`]: fetch sessions (KIP-227).
+//!
+//! Invariants: `log_start <= last_stable <= high_watermark <= end`; the high watermark never falls while the process lives;
+//! nobody is told that an offset is committed before the in-sync set holds it. Lock order: a replica's log before its
+//! waiters; no two logs at once; nothing waits for a disk sync while it holds a log.
 
-/// All replicas of this broker.
-pub struct ReplicaManager {}
+mod append;
+mod directory;
+pub mod group_commit;
+pub mod in_sync;
+pub mod maintenance;
+mod manager;
+mod partition;
+mod read;
+pub mod sessions;
+pub mod waiters;
+
+pub use append::{AppendError, Committed, NotCommitted, RequiredAcks};
+pub use group_commit::Fatal;
+pub use in_sync::Durability;
+pub use manager::{ReplicaManager, ReplicaOptions, StartError};
+pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
+pub use read::{Isolation, ReadBound, ReadError};

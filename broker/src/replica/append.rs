@@ -1,0 +1,134 @@
+//! Appending as the leader: fence, check the in-sync set, append, and wait for what the producer asked for.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use ottla_batch::{CheckedBatches, LeaderEpoch, Offset};
+use ottla_storage::log::{AppendOrigin, Appended};
+
+use super::partition::{LeaderError, Replica};
+use super::waiters::{AckSettled, AckWait};
+use crate::clock;
+
+/// What a producer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequiredAcks {
+    /// Nothing: no answer is sent.
+    None,
+    /// The append to the leader's log.
+    Leader,
+    /// The whole in-sync set.
+    All,
+}
+
+/// Why nothing was appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+    #[error("the in-sync set has {in_sync} members, {required} are required")]
+    NotEnoughReplicas { in_sync: usize, required: usize },
+    #[error(transparent)]
+    Log(#[from] ottla_storage::log::AppendError),
+}
+
+/// The batch was appended, but nobody can say that it is committed. It may be there, and may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotCommitted {
+    #[error(transparent)]
+    Leader(LeaderError),
+    #[error("the in-sync set shrank to {in_sync} members, {required} are required")]
+    NotEnoughReplicasAfterAppend { in_sync: usize, required: usize },
+}
+
+/// Resolves when the appended batch is committed, or never will be by this leader. Dropping it takes nothing back.
+#[derive(Debug)]
+pub struct Committed {
+    replica: Arc<Replica>,
+    epoch: LeaderEpoch,
+    required: Offset,
+    settled: AckSettled,
+}
+
+impl Future for Committed {
+    type Output = Result<(), NotCommitted>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match Pin::new(&mut self.settled).poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => Poll::Ready(self.replica.committed(self.required, self.epoch)),
+        }
+    }
+}
+
+impl Replica {
+    /// Appends and hands out a future for its commit. With acks other than all, the future is ready at once.
+    pub fn append(
+        self: &Arc<Replica>,
+        batches: &CheckedBatches,
+        origin: AppendOrigin,
+        acks: RequiredAcks,
+    ) -> Result<(Appended, Committed), AppendError> {
+        let wait = AckWait::new();
+        let (appended, epoch) = self.append_for(batches, origin, acks, &wait)?;
+        let required = match acks {
+            RequiredAcks::All => Offset(appended.last_offset.0 + 1),
+            RequiredAcks::None | RequiredAcks::Leader => Offset(0),
+        };
+        let committed = Committed { replica: Arc::clone(self), epoch, required, settled: wait.settled() };
+        Ok((appended, committed))
+    }
+
+    /// As [`Replica::append`] for a request over many partitions: one `wait` is settled by all of them, after which
+    /// [`Replica::committed`] says what became of each.
+    pub fn append_for(
+        self: &Arc<Replica>,
+        batches: &CheckedBatches,
+        origin: AppendOrigin,
+        acks: RequiredAcks,
+        wait: &Arc<AckWait>,
+    ) -> Result<(Appended, LeaderEpoch), AppendError> {
+        let now = clock::now();
+        let mut state = self.state.lock();
+        // One borrow for the two halves of the state.
+        let held = &mut *state;
+        let Some(leader) = held.leader.as_mut() else { return Err(self.no_leader().into()) };
+        let epoch = leader.epoch;
+        if acks == RequiredAcks::All {
+            let (in_sync, required) = (leader.in_sync.len(), self.min_in_sync());
+            if in_sync < required {
+                return Err(AppendError::NotEnoughReplicas { in_sync, required });
+            }
+        }
+        let appended = held.log.append_as_leader(batches, epoch, origin, now)?;
+        let action = leader.in_sync.on_appended(held.log.end_offset());
+        let required = Offset(appended.last_offset.0 + 1);
+        // ORDER: registered before the lock goes, so that no sync can commit it in between. A high watermark that this very
+        // append moved is already past it.
+        if acks == RequiredAcks::All && leader.in_sync.high_watermark() < required {
+            self.waiters.register_ack(required, wait);
+        }
+        self.touch(now);
+        self.act(state, [action, None]);
+        Ok((appended, epoch))
+    }
+
+    /// Whether everything below `required` is committed, asked after a wait for it was settled in `epoch`.
+    pub fn committed(&self, required: Offset, epoch: LeaderEpoch) -> Result<(), NotCommitted> {
+        if self.high_watermark() >= required {
+            return Ok(());
+        }
+        match self.check_leader(epoch) {
+            // The wait timed out or ended while the role changed: the caller's answer is a retriable one either way.
+            Ok(_) => Err(NotCommitted::Leader(LeaderError::NotLeader)),
+            Err(error) => Err(NotCommitted::Leader(error)),
+        }
+    }
+
+    /// `min.insync.replicas`.
+    fn min_in_sync(&self) -> usize {
+        self.settings.load().min_in_sync
+    }
+}

@@ -1,0 +1,544 @@
+//! All replicas of this broker. Follows the metadata image: opens what is assigned here, leads what the image says, removes
+//! what was deleted, applies changed topic configs.
+//!
+//! Who calls: the node starts and stops it; handlers and coordinators look replicas up. One image is applied at a time,
+//! on a blocking thread, because it opens and renames files; lookups never wait for that.
+//!
+//! Directories are renamed or removed only on the word of an image that was read in full: a directory whose topic id the
+//! image does not know is set aside as `-stray`, never deleted; one whose id can't be read is left where it is.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use imbl::ordmap::DiffItem;
+use ottla_batch::LeaderEpoch;
+use ottla_raft::{BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
+use ottla_storage::logdir::LogDir;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::directory::{Directory, TopicReplicas};
+use super::group_commit::{OnFatal, SyncQueue};
+use super::maintenance::Maintenance;
+use super::partition::{Replica, TopicSettingsOf};
+use super::producer_ids::ProducerIds;
+use super::sessions::FetchSessions;
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::metrics::Metrics;
+
+/// Below this many logs, opening them one after the other is faster than starting threads.
+const OPEN_IN_PARALLEL_FROM: usize = 8;
+
+/// What a manager is made of.
+pub struct ReplicaOptions {
+    pub local: BrokerId,
+    pub config: Arc<NodeConfig>,
+    /// Opened (and so locked) by the node, in the order of `log.dirs`.
+    pub log_dirs: Vec<LogDir>,
+    pub metadata: Metadata,
+    pub metrics: Arc<Metrics>,
+    pub topic_settings: TopicSettingsOf,
+    pub on_fatal: OnFatal,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("log directory {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("starting a thread: {0}")]
+    Thread(io::Error),
+}
+
+pub(super) struct Dir {
+    pub log_dir: Arc<LogDir>,
+    pub syncs: Arc<SyncQueue>,
+    /// How many replicas it holds: new ones go where the fewest are.
+    pub replicas: AtomicUsize,
+}
+
+pub struct ReplicaManager {
+    local: BrokerId,
+    config: Arc<NodeConfig>,
+    dirs: Vec<Dir>,
+    metadata: Metadata,
+    metrics: Arc<Metrics>,
+    topic_settings: TopicSettingsOf,
+    directory: Directory,
+    /// Held while an image is applied.
+    applying: Mutex<Applied>,
+    /// Offset of the newest image that was applied here.
+    applied: watch::Sender<u64>,
+    /// Assigned to this broker, but their logs could not be opened.
+    failed: Mutex<HashSet<(TopicId, i32)>>,
+    maintenance: Maintenance,
+    sessions: FetchSessions,
+    producer_ids: ProducerIds,
+}
+
+struct Applied {
+    image: Arc<Image>,
+    /// What lay on the disks at start and was not opened yet, by topic and partition.
+    on_disk: HashMap<(String, i32), Found>,
+    stopped: bool,
+}
+
+#[derive(Clone)]
+struct Found {
+    dir: usize,
+    topic_id: Option<uuid::Uuid>,
+    path: PathBuf,
+}
+
+/// A replica to be opened.
+struct Wanted {
+    topic: Arc<str>,
+    topic_id: TopicId,
+    partition: i32,
+    dir: usize,
+    state: Arc<Partition>,
+}
+
+impl ReplicaManager {
+    /// Opens everything that the current image assigns to this broker, recovering what was not closed cleanly, and goes on
+    /// following the image. Needs a tokio runtime.
+    pub async fn start(options: ReplicaOptions) -> Result<Arc<ReplicaManager>, StartError> {
+        let ReplicaOptions { local, config, log_dirs, metadata, metrics, topic_settings, on_fatal } = options;
+        let mut dirs = Vec::new();
+        let mut on_disk = HashMap::new();
+        for (index, log_dir) in log_dirs.into_iter().enumerate() {
+            let io_error = |source| StartError::Io { path: log_dir.path().to_owned(), source };
+            let found = log_dir.partitions().map_err(io_error)?;
+            for partition in found {
+                let key = (partition.topic, partition.partition);
+                let found = Found { dir: index, topic_id: partition.topic_id, path: partition.path };
+                if let Some(other) = on_disk.insert(key, found) {
+                    tracing::error!(path = %other.path.display(), "a partition lies in two log directories; the later one is used");
+                }
+            }
+            let syncs =
+                SyncQueue::start(&index.to_string(), Arc::clone(&on_fatal)).map_err(StartError::Thread)?;
+            dirs.push(Dir { log_dir: Arc::new(log_dir), syncs, replicas: AtomicUsize::new(0) });
+        }
+        let slots = config.replication.fetch_session_slots_max;
+        let empty = Arc::new(Image::empty(metadata.image().cluster_id.clone()));
+        let manager = Arc::new(ReplicaManager {
+            local,
+            config,
+            dirs,
+            metadata: metadata.clone(),
+            metrics,
+            topic_settings,
+            directory: Directory::default(),
+            applying: Mutex::new(Applied { image: empty, on_disk, stopped: false }),
+            applied: watch::Sender::new(0),
+            failed: Mutex::default(),
+            maintenance: Maintenance::default(),
+            sessions: FetchSessions::new(slots),
+            producer_ids: ProducerIds::default(),
+        });
+        let mut changes = metadata.changes();
+        changes.mark_unchanged();
+        Arc::clone(&manager).apply_newest().await;
+        manager.maintenance.start(&manager).map_err(StartError::Thread)?;
+        tokio::spawn(Arc::clone(&manager).follow(changes));
+        Ok(manager)
+    }
+
+    async fn follow(self: Arc<ReplicaManager>, mut changes: watch::Receiver<u64>) {
+        // Ends when the metadata goes away.
+        while changes.changed().await.is_ok() {
+            if !Arc::clone(&self).apply_newest().await {
+                return;
+            }
+        }
+    }
+
+    /// False once the manager was shut down.
+    async fn apply_newest(self: Arc<ReplicaManager>) -> bool {
+        let applied = tokio::task::spawn_blocking(move || {
+            let image = self.metadata.image();
+            self.apply(image)
+        });
+        match applied.await {
+            Ok(going_on) => going_on,
+            Err(error) => {
+                tracing::error!(%error, "applying a metadata image failed");
+                true
+            }
+        }
+    }
+
+    /// The replica of a partition of this name, if this broker has one.
+    pub fn get(&self, topic: &str, partition: i32) -> Option<Arc<Replica>> {
+        self.directory.by_name(topic)?.get(partition).cloned()
+    }
+
+    pub fn get_by_id(&self, topic_id: TopicId, partition: i32) -> Option<Arc<Replica>> {
+        self.directory.by_id(topic_id)?.get(partition).cloned()
+    }
+
+    /// For several partitions of one topic: look up once.
+    pub fn topic(&self, name: &str) -> Option<Arc<TopicReplicas>> {
+        self.directory.by_name(name)
+    }
+
+    pub fn topic_by_id(&self, topic_id: TopicId) -> Option<Arc<TopicReplicas>> {
+        self.directory.by_id(topic_id)
+    }
+
+    /// As [`ReplicaManager::get`], for code that has just created the topic: waits at most `limit` until this broker opened it.
+    pub async fn await_local(&self, topic: &str, partition: i32, limit: Duration) -> Option<Arc<Replica>> {
+        let mut applied = self.applied.subscribe();
+        let wait = async {
+            loop {
+                applied.mark_unchanged();
+                if let Some(replica) = self.get(topic, partition) {
+                    return Some(replica);
+                }
+                applied.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(limit, wait).await.ok().flatten()
+    }
+
+    /// Carries the metadata offset up to which replicas, their roles and settings follow the image.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Whether this broker should have the replica but could not open it.
+    pub fn is_failed(&self, topic_id: TopicId, partition: i32) -> bool {
+        self.failed.lock().contains(&(topic_id, partition))
+    }
+
+    /// All replicas, in no order.
+    pub fn replicas(&self) -> Vec<Arc<Replica>> {
+        self.directory.topics().iter().flat_map(|topic| topic.replicas().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub fn local(&self) -> BrokerId {
+        self.local
+    }
+
+    pub fn sessions(&self) -> &FetchSessions {
+        &self.sessions
+    }
+
+    pub fn producer_ids(&self) -> &ProducerIds {
+        &self.producer_ids
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    pub fn log_dirs(&self) -> impl Iterator<Item = &Arc<LogDir>> {
+        self.dirs.iter().map(|dir| &dir.log_dir)
+    }
+
+    /// The log directory of a replica.
+    pub fn log_dir_of(&self, replica: &Replica) -> &Arc<LogDir> {
+        &self.dirs[replica.dir].log_dir
+    }
+
+    pub(super) fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn maintenance(&self) -> &Maintenance {
+        &self.maintenance
+    }
+
+    /// Brings replicas, roles and settings to `image`. False once the manager was shut down.
+    fn apply(self: &Arc<ReplicaManager>, image: Arc<Image>) -> bool {
+        let mut applied = self.applying.lock();
+        if applied.stopped {
+            return false;
+        }
+        let before = std::mem::replace(&mut applied.image, Arc::clone(&image));
+        let mut gone: Vec<TopicId> = Vec::new();
+        let mut touched: Vec<&Arc<ottla_raft::Topic>> = Vec::new();
+        for change in before.topics.diff(&image.topics) {
+            match change {
+                DiffItem::Add(_, topic) => touched.push(topic),
+                DiffItem::Update { new: (_, topic), .. } => touched.push(topic),
+                DiffItem::Remove(id, _) => gone.push(*id),
+            }
+        }
+        // ORDER: removals first, or a topic created again by the same name would find the old one's directories.
+        for topic_id in &gone {
+            self.remove_topic(*topic_id);
+        }
+        self.directory.change(Vec::new(), &gone);
+
+        self.set_strays_aside(&mut applied, &image);
+        let mut wanted = Vec::new();
+        for topic in touched {
+            let known = self.directory.by_id(topic.id);
+            for (partition, state) in topic.partitions.iter().enumerate() {
+                let partition = partition as i32;
+                if !state.replicas.contains(&self.local) {
+                    continue;
+                }
+                match known.as_ref().and_then(|known| known.get(partition)) {
+                    Some(replica) => self.update_role(replica, state),
+                    None => {
+                        let dir = self.dir_for(&mut applied, topic, partition);
+                        wanted.push(Wanted {
+                            topic: Arc::clone(&topic.name),
+                            topic_id: topic.id,
+                            partition,
+                            dir,
+                            state: Arc::clone(state),
+                        });
+                    }
+                }
+            }
+        }
+        let opened = self.open(&image, wanted);
+        self.directory.change(opened, &[]);
+        self.update_settings(&before, &image);
+        self.applied.send_replace(image.last_offset);
+        true
+    }
+
+    /// Where an assigned partition lies, or will.
+    fn dir_for(&self, applied: &mut Applied, topic: &ottla_raft::Topic, partition: i32) -> usize {
+        let dir = match applied.on_disk.remove(&(topic.name.to_string(), partition)) {
+            Some(found) => {
+                if found.topic_id.is_none() {
+                    tracing::warn!(
+                        path = %found.path.display(),
+                        "partition.metadata is missing or unreadable; the directory is taken as what its name says"
+                    );
+                }
+                found.dir
+            }
+            None => {
+                let online = self.dirs.iter().enumerate().filter(|(_, dir)| dir.log_dir.offline().is_none());
+                online.min_by_key(|(_, dir)| dir.replicas.load(Ordering::Relaxed)).map_or(0, |(index, _)| index)
+            }
+        };
+        self.dirs[dir].replicas.fetch_add(1, Ordering::Relaxed);
+        dir
+    }
+
+    /// Renames directories whose topic id the image does not have. Those without a readable id stay.
+    fn set_strays_aside(&self, applied: &mut Applied, image: &Image) {
+        applied.on_disk.retain(|(topic, partition), found| {
+            let Some(found_id) = found.topic_id else { return true };
+            let state = image.topic_by_id(TopicId(found_id)).and_then(|topic| topic.partition(*partition));
+            if state.is_some_and(|state| state.replicas.contains(&self.local)) {
+                return true;
+            }
+            let log_dir = &self.dirs[found.dir].log_dir;
+            let name = format!("{topic}-{partition}.{}-stray", found_id.simple());
+            let aside = log_dir.path().join(name);
+            let renamed = log_dir
+                .disk()
+                .rename(&found.path, &aside)
+                .and_then(|()| log_dir.disk().sync_dir(log_dir.path()))
+                .and_then(|()| log_dir.forget_partition(topic, *partition));
+            match renamed {
+                Ok(()) => tracing::warn!(
+                    path = %aside.display(),
+                    "the metadata knows no such partition on this broker; its directory was set aside and can be removed"
+                ),
+                Err(error) => {
+                    tracing::error!(path = %found.path.display(), %error, "a stray directory can't be set aside");
+                }
+            }
+            false
+        });
+    }
+
+    fn open(self: &Arc<ReplicaManager>, image: &Image, wanted: Vec<Wanted>) -> Vec<Arc<Replica>> {
+        if wanted.len() < OPEN_IN_PARALLEL_FROM {
+            return wanted.iter().filter_map(|wanted| self.open_one(image, wanted)).collect();
+        }
+        let threads_per_dir = self.config.dynamic().recovery_threads_per_data_dir.max(1);
+        let mut by_dir: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
+        for wanted in wanted {
+            by_dir.entry(wanted.dir).or_default().push(wanted);
+        }
+        let opened = Mutex::new(Vec::new());
+        let turns: Vec<(Vec<Wanted>, AtomicUsize)> =
+            by_dir.into_values().map(|wanted| (wanted, AtomicUsize::new(0))).collect();
+        std::thread::scope(|scope| {
+            for (wanted, turn) in &turns {
+                for _ in 0..threads_per_dir.min(wanted.len()) {
+                    scope.spawn(|| {
+                        while let Some(next) = wanted.get(turn.fetch_add(1, Ordering::Relaxed)) {
+                            if let Some(replica) = self.open_one(image, next) {
+                                opened.lock().push(replica);
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        opened.into_inner()
+    }
+
+    fn open_one(self: &Arc<ReplicaManager>, image: &Image, wanted: &Wanted) -> Option<Arc<Replica>> {
+        let settings = (self.topic_settings)(image, &wanted.topic);
+        let dir = &self.dirs[wanted.dir];
+        let topic_id = Some(wanted.topic_id.0);
+        let log_config = Arc::clone(&settings.log);
+        match dir.log_dir.open_log(&wanted.topic, wanted.partition, topic_id, log_config, clock::now()) {
+            Ok(log) => {
+                let replica = Arc::new(Replica::new(
+                    Arc::clone(&wanted.topic),
+                    wanted.topic_id,
+                    wanted.partition,
+                    wanted.dir,
+                    settings,
+                    log,
+                    Arc::clone(&dir.syncs),
+                ));
+                self.failed.lock().remove(&(wanted.topic_id, wanted.partition));
+                self.update_role(&replica, &wanted.state);
+                Some(replica)
+            }
+            Err(error) => {
+                tracing::error!(topic = %wanted.topic, partition = wanted.partition, %error, "the log can't be opened");
+                self.failed.lock().insert((wanted.topic_id, wanted.partition));
+                None
+            }
+        }
+    }
+
+    fn update_role(&self, replica: &Arc<Replica>, state: &Partition) {
+        if state.leader != Some(self.local) {
+            replica.resign();
+            return;
+        }
+        let others: Vec<i32> = state.isr.iter().filter(|id| **id != self.local).map(|id| id.0).collect();
+        if let Err(error) = replica.become_leader(LeaderEpoch(state.leader_epoch.0), &others) {
+            tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "can't lead");
+            replica.go_offline();
+        }
+    }
+
+    fn remove_topic(&self, topic_id: TopicId) {
+        self.failed.lock().retain(|(failed, _)| *failed != topic_id);
+        let Some(topic) = self.directory.by_id(topic_id) else { return };
+        for replica in topic.replicas() {
+            replica.mark_deleted();
+            let dir = &self.dirs[replica.dir];
+            dir.replicas.fetch_sub(1, Ordering::Relaxed);
+            let delay_ms = replica.settings().log.file_delete_delay_ms;
+            let marked = replica.state.lock().log.mark_deleted();
+            let forgotten = dir.log_dir.forget_partition(replica.topic(), replica.partition());
+            match marked {
+                Ok(deleted) => self.maintenance.delete_log_later(deleted, clock::now(), delay_ms),
+                Err(error) => tracing::error!(
+                    topic = %replica.topic(), partition = replica.partition(), %error,
+                    "the directory of a deleted partition can't be renamed"
+                ),
+            }
+            if let Err(error) = forgotten {
+                tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "checkpoints not updated");
+            }
+        }
+    }
+
+    /// Replicas of topics whose configs changed get their new settings; a changed broker default concerns all topics.
+    fn update_settings(&self, before: &Image, image: &Image) {
+        let mut all = false;
+        let mut names: HashSet<Arc<str>> = HashSet::new();
+        for change in before.configs.diff(&image.configs) {
+            let (DiffItem::Add(resource, _)
+            | DiffItem::Update { new: (resource, _), .. }
+            | DiffItem::Remove(resource, _)) = change;
+            match resource.kind {
+                ConfigResourceType::Topic => {
+                    names.insert(Arc::clone(&resource.name));
+                }
+                ConfigResourceType::Broker => all = true,
+                ConfigResourceType::ClientMetrics | ConfigResourceType::Group => {}
+            }
+        }
+        let topics = if all {
+            self.directory.topics()
+        } else {
+            names.iter().filter_map(|name| self.directory.by_name(name)).collect()
+        };
+        for topic in topics {
+            let settings = (self.topic_settings)(image, &topic.name);
+            for replica in topic.replicas() {
+                replica.update_settings(settings.clone());
+            }
+        }
+    }
+
+    /// Controlled end: nothing more is applied or appended, everything is synced, and the directories are marked clean.
+    /// The network must have stopped before.
+    pub async fn shutdown(self: &Arc<ReplicaManager>) {
+        let manager = Arc::clone(self);
+        if let Err(error) = tokio::task::spawn_blocking(move || manager.stop()).await {
+            tracing::error!(%error, "closing the logs failed");
+        }
+    }
+
+    fn stop(self: &Arc<ReplicaManager>) {
+        {
+            let mut applied = self.applying.lock();
+            if std::mem::replace(&mut applied.stopped, true) {
+                return;
+            }
+        }
+        self.maintenance.stop();
+        for dir in &self.dirs {
+            dir.syncs.stop();
+        }
+        let broker_epoch = self.metadata.image().broker(self.local).map_or(-1, |broker| broker.epoch.0);
+        let mut clean = vec![true; self.dirs.len()];
+        for replica in self.replicas() {
+            replica.resign();
+            if let Err(error) = replica.state.lock().log.close() {
+                tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "the log did not close well");
+                clean[replica.dir] = false;
+            }
+        }
+        self.write_checkpoints();
+        for (dir, clean) in self.dirs.iter().zip(clean) {
+            if !clean {
+                continue;
+            }
+            if let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
+                tracing::error!(path = %dir.log_dir.path().display(), %error, "no clean shutdown marker");
+            }
+        }
+    }
+
+    /// Recovery points and log start offsets of all logs, durably.
+    pub(super) fn write_checkpoints(&self) {
+        let mut of_dir: Vec<(BTreeMap<_, _>, BTreeMap<_, _>)> = Vec::new();
+        of_dir.resize_with(self.dirs.len(), Default::default);
+        for replica in self.replicas() {
+            let (recovery_point, log_start) = {
+                let state = replica.state.lock();
+                (state.log.recovery_point(), state.log.log_start_offset())
+            };
+            let key = (replica.topic().to_string(), replica.partition());
+            let (recovery_points, log_starts) = &mut of_dir[replica.dir];
+            recovery_points.insert(key.clone(), recovery_point);
+            log_starts.insert(key, log_start);
+        }
+        for (dir, (recovery_points, log_starts)) in self.dirs.iter().zip(of_dir) {
+            if let Err(error) = dir.log_dir.write_checkpoints(recovery_points, log_starts) {
+                tracing::error!(path = %dir.log_dir.path().display(), %error, "checkpoints not written");
+            }
+        }
+    }
+}

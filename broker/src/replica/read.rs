@@ -1,0 +1,190 @@
+//! Reading as the leader: fence, bound by what the reader may see, and name the bytes without copying them.
+
+use std::sync::Arc;
+
+use ottla_batch::{LeaderEpoch, Offset, TimestampMs};
+use ottla_storage::log::{
+    AbortedTransaction, ActiveProducer, ChangeError, EpochEnd, FirstBatch, LogSlice, TimestampedOffset,
+};
+
+use super::partition::{LeaderError, Replica};
+use crate::clock;
+
+/// `isolation_level` of a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+}
+
+/// How far a reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadBound {
+    HighWatermark,
+    LastStable,
+    /// Followers, and this broker's own coordinators.
+    LogEnd,
+}
+
+impl From<Isolation> for ReadBound {
+    fn from(isolation: Isolation) -> ReadBound {
+        match isolation {
+            Isolation::ReadUncommitted => ReadBound::HighWatermark,
+            Isolation::ReadCommitted => ReadBound::LastStable,
+        }
+    }
+}
+
+/// Why nothing can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+    #[error(transparent)]
+    Log(#[from] ottla_storage::log::ReadError),
+}
+
+/// What a fetch asks of one partition.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadRequest {
+    pub from: Offset,
+    pub bound: ReadBound,
+    pub bytes_max: usize,
+    pub first_batch: FirstBatch,
+    /// The epoch the reader believes in, -1 for none.
+    pub leader_epoch: LeaderEpoch,
+    /// The epoch of the reader's last record, -1 for none: a reader whose log diverged is told where (KIP-595).
+    pub last_fetched_epoch: LeaderEpoch,
+}
+
+/// What a fetch is told of one partition.
+#[derive(Debug)]
+pub struct Read {
+    /// None when there is nothing below the bound.
+    pub slice: Option<LogSlice>,
+    pub high_watermark: Offset,
+    pub last_stable_offset: Offset,
+    pub log_start_offset: Offset,
+    /// Some when the reader's last epoch ends before its offset.
+    pub diverging: Option<EpochEnd>,
+    /// Aborted transactions in the slice; empty unless the reader reads committed records.
+    pub aborted: Vec<AbortedTransaction>,
+}
+
+impl Replica {
+    /// The exclusive end of what a reader may see now.
+    pub fn bound(&self, bound: ReadBound) -> Offset {
+        match bound {
+            ReadBound::HighWatermark => self.high_watermark(),
+            ReadBound::LastStable => self.last_stable_offset(),
+            ReadBound::LogEnd => self.end_offset(),
+        }
+    }
+
+    /// Bytes for this broker's own coordinators, up to the end of the log and whoever leads: nothing is fenced.
+    pub fn read_local(&self, from: Offset, bytes_max: usize) -> Result<LogSlice, ottla_storage::log::ReadError> {
+        let state = self.state.lock();
+        state.log.read(from, state.log.end_offset(), bytes_max, FirstBatch::Whole)
+    }
+
+    /// Answers a fetch of this partition.
+    pub fn read(&self, request: &ReadRequest) -> Result<Read, ReadError> {
+        self.check_leader(request.leader_epoch)?;
+        let mut read = Read {
+            slice: None,
+            high_watermark: self.high_watermark(),
+            last_stable_offset: self.last_stable_offset(),
+            log_start_offset: self.log_start_offset(),
+            diverging: None,
+            aborted: Vec::new(),
+        };
+        // The poll of a consumer that has everything needs no lock: most partitions of most fetches.
+        let caught_up = request.from == self.bound(request.bound) && request.from >= read.log_start_offset;
+        if caught_up && request.last_fetched_epoch == LeaderEpoch::NONE {
+            return Ok(read);
+        }
+        self.touch(clock::now());
+        let state = self.state.lock();
+        // Under the lock the bounds belong together.
+        read.high_watermark = self.high_watermark();
+        read.last_stable_offset = self.last_stable_offset();
+        read.log_start_offset = state.log.log_start_offset();
+        let end = state.log.end_offset();
+        if request.last_fetched_epoch != LeaderEpoch::NONE {
+            let known = state.log.end_offset_for_epoch(request.last_fetched_epoch);
+            let known = known.ok_or(ottla_storage::log::ReadError::OffsetOutOfRange {
+                requested: request.from,
+                log_start_offset: read.log_start_offset,
+                end_offset: end,
+            })?;
+            if known.leader_epoch < request.last_fetched_epoch || known.end_offset < request.from {
+                read.diverging = Some(known);
+                return Ok(read);
+            }
+        }
+        let limit = match request.bound {
+            ReadBound::HighWatermark => read.high_watermark,
+            ReadBound::LastStable => read.last_stable_offset,
+            ReadBound::LogEnd => end,
+        };
+        // The log judges the range, also of an offset between the bound and the end, which is in range but not readable.
+        let slice = state.log.read(request.from, limit, request.bytes_max, request.first_batch)?;
+        if request.bound == ReadBound::LastStable && !slice.is_empty() {
+            // The slice's last offset isn't known without reading it: what lies up to the bound covers it.
+            read.aborted = state.log.aborted_transactions(request.from, limit)?;
+        }
+        if !slice.is_empty() {
+            read.slice = Some(slice);
+        }
+        Ok(read)
+    }
+
+    /// ListOffsets by time, below what `bound` lets the reader see.
+    pub fn offset_for_timestamp(
+        &self,
+        timestamp: TimestampMs,
+        bound: ReadBound,
+    ) -> Result<Option<TimestampedOffset>, ottla_storage::log::ReadError> {
+        let limit = self.bound(bound);
+        self.state.lock().log.offset_for_timestamp(timestamp, limit)
+    }
+
+    pub fn offset_of_max_timestamp(
+        &self,
+        bound: ReadBound,
+    ) -> Result<Option<TimestampedOffset>, ottla_storage::log::ReadError> {
+        let limit = self.bound(bound);
+        self.state.lock().log.offset_of_max_timestamp(limit)
+    }
+
+    pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.state.lock().log.epoch_for_offset(offset)
+    }
+
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        self.state.lock().log.latest_epoch()
+    }
+
+    /// Where `epoch`, or the largest one before it, ends in this leader's log.
+    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<EpochEnd> {
+        self.state.lock().log.end_offset_for_epoch(epoch)
+    }
+
+    pub fn active_producers(&self) -> Vec<ActiveProducer> {
+        self.state.lock().log.active_producers(clock::now())
+    }
+
+    pub fn size_in_bytes(&self) -> u64 {
+        self.state.lock().log.size_in_bytes()
+    }
+
+    /// DeleteRecords: everything below `offset`, at most the high watermark, is no longer served. Answers the new start.
+    pub fn delete_records(self: &Arc<Replica>, offset: Offset) -> Result<Offset, ChangeError> {
+        let mut state = self.state.lock();
+        let high_watermark = self.high_watermark();
+        state.log.increment_log_start_offset(offset, high_watermark)?;
+        let start = state.log.log_start_offset();
+        self.act(state, [None, None]);
+        Ok(start)
+    }
+}

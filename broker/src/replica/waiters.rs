@@ -1,0 +1,262 @@
+//! Who waits for a replica, and how they are woken: by the thread that moves the high watermark, never by a timer.
+//!
+//! - A produce waits for one or more partitions ([`AckWait`]). Its task is woken once, when the last of them is settled.
+//! - A fetch waits for any of its partitions ([`FetchWait`]). A partition that moves names itself and forgets the waiter;
+//!   the fetch looks again at the named ones only, and registers again with those if it goes on waiting.
+//!
+//! A fetch that ends for another reason (answered, timed out, connection gone) takes its registrations back when it is
+//! dropped; a produce's registrations go away when the high watermark passes them, which bounds them by the appends in
+//! flight.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures::task::AtomicWaker;
+use ottla_batch::Offset;
+use parking_lot::Mutex;
+
+/// Waits until a number of appends are settled: committed, or known never to be.
+#[derive(Debug, Default)]
+pub struct AckWait {
+    /// Appends not yet settled.
+    open: AtomicUsize,
+    waker: AtomicWaker,
+}
+
+impl AckWait {
+    pub fn new() -> Arc<AckWait> {
+        Arc::new(AckWait::default())
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
+    }
+
+    /// Resolves when all appends registered so far are settled.
+    pub fn settled(self: &Arc<AckWait>) -> AckSettled {
+        AckSettled { wait: Arc::clone(self) }
+    }
+
+    fn settle_one(&self) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.waker.wake();
+        }
+    }
+}
+
+/// See [`AckWait::settled`].
+#[derive(Debug)]
+pub struct AckSettled {
+    wait: Arc<AckWait>,
+}
+
+impl Future for AckSettled {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.wait.is_settled() {
+            return Poll::Ready(());
+        }
+        // ORDER: register before looking again, or a wake-up between look and registration is lost.
+        self.wait.waker.register(context.waker());
+        if self.wait.is_settled() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Waits for news of any of a set of partitions, each known by an index of the waiter's choice.
+#[derive(Debug, Default)]
+pub struct FetchWait {
+    fired: Mutex<Vec<u32>>,
+    waker: AtomicWaker,
+}
+
+impl FetchWait {
+    pub fn new() -> Arc<FetchWait> {
+        Arc::new(FetchWait::default())
+    }
+
+    /// Resolves with the indices of the partitions that moved, at least one.
+    pub fn news(self: &Arc<FetchWait>) -> FetchNews {
+        FetchNews { wait: Arc::clone(self) }
+    }
+
+    fn fire(&self, index: u32) {
+        let first = {
+            let mut fired = self.fired.lock();
+            fired.push(index);
+            fired.len() == 1
+        };
+        // Later ones find the task woken already.
+        if first {
+            self.waker.wake();
+        }
+    }
+
+    fn take(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.fired.lock())
+    }
+}
+
+/// See [`FetchWait::news`].
+#[derive(Debug)]
+pub struct FetchNews {
+    wait: Arc<FetchWait>,
+}
+
+impl Future for FetchNews {
+    type Output = Vec<u32>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<u32>> {
+        let fired = self.wait.take();
+        if !fired.is_empty() {
+            return Poll::Ready(fired);
+        }
+        // ORDER: register before looking again, or a wake-up between look and registration is lost.
+        self.wait.waker.register(context.waker());
+        let fired = self.wait.take();
+        if fired.is_empty() { Poll::Pending } else { Poll::Ready(fired) }
+    }
+}
+
+/// Those who wait for one replica.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    /// In the order of the offsets: appends register under the log's lock.
+    acks: Mutex<VecDeque<(Offset, Arc<AckWait>)>>,
+    fetches: Mutex<Vec<(Arc<FetchWait>, u32)>>,
+    /// Whether `fetches` may hold someone: an append without waiting consumers costs one load.
+    has_fetches: AtomicBool,
+}
+
+impl Waiters {
+    /// `wait` is settled when the high watermark reaches `required`. The caller holds the log's lock, so that offsets come in
+    /// order and no high watermark moves meanwhile.
+    pub fn register_ack(&self, required: Offset, wait: &Arc<AckWait>) {
+        let mut acks = self.acks.lock();
+        debug_assert!(acks.back().is_none_or(|(last, _)| *last <= required || required <= *last));
+        wait.open.fetch_add(1, Ordering::AcqRel);
+        // A duplicate append waits for an offset that lies before those in flight.
+        let at = acks.partition_point(|(offset, _)| *offset <= required);
+        acks.insert(at, (required, Arc::clone(wait)));
+    }
+
+    /// Asks for one wake-up of `wait` at the next movement of this replica.
+    pub fn register_fetch(&self, wait: &Arc<FetchWait>, index: u32) {
+        let mut fetches = self.fetches.lock();
+        fetches.push((Arc::clone(wait), index));
+        // ORDER: sequentially consistent with the load in `on_moved`: either the mover sees this waiter, or the waiter, which
+        // looks at the offsets after registering, sees the movement.
+        self.has_fetches.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes back what `wait` registered here.
+    pub fn deregister_fetch(&self, wait: &Arc<FetchWait>) {
+        let mut fetches = self.fetches.lock();
+        fetches.retain(|(other, _)| !Arc::ptr_eq(other, wait));
+        if fetches.is_empty() {
+            self.has_fetches.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// The high watermark (or what else bounds a reader) moved; the new value was published before this call.
+    pub fn on_moved(&self, high_watermark: Offset) {
+        {
+            let mut acks = self.acks.lock();
+            while acks.front().is_some_and(|(required, _)| *required <= high_watermark) {
+                if let Some((_, wait)) = acks.pop_front() {
+                    wait.settle_one();
+                }
+            }
+        }
+        self.wake_fetches();
+    }
+
+    /// Settles everything: the replica is no leader any more, was deleted, or went offline. Those woken find the reason in the
+    /// replica's state, which was changed before this call.
+    pub fn on_ended(&self) {
+        for (_, wait) in std::mem::take(&mut *self.acks.lock()) {
+            wait.settle_one();
+        }
+        self.wake_fetches();
+    }
+
+    fn wake_fetches(&self) {
+        if !self.has_fetches.load(Ordering::SeqCst) {
+            return;
+        }
+        let waiting = {
+            let mut fetches = self.fetches.lock();
+            self.has_fetches.store(false, Ordering::SeqCst);
+            std::mem::take(&mut *fetches)
+        };
+        for (wait, index) in waiting {
+            wait.fire(index);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn fetches_waiting(&self) -> usize {
+        self.fetches.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn an_ack_over_two_partitions_is_settled_by_the_last() {
+        let (one, two) = (Waiters::default(), Waiters::default());
+        let wait = AckWait::new();
+        one.register_ack(Offset(5), &wait);
+        two.register_ack(Offset(3), &wait);
+        let mut settled = wait.settled();
+        one.on_moved(Offset(4));
+        assert_eq!((&mut settled).now_or_never(), None);
+        one.on_moved(Offset(5));
+        assert_eq!((&mut settled).now_or_never(), None);
+        two.on_moved(Offset(9));
+        assert_eq!((&mut settled).now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn the_end_of_a_replica_settles_everyone() {
+        let waiters = Waiters::default();
+        let (ack, fetch) = (AckWait::new(), FetchWait::new());
+        waiters.register_ack(Offset(5), &ack);
+        waiters.register_fetch(&fetch, 7);
+        waiters.on_ended();
+        assert!(ack.is_settled());
+        assert_eq!(fetch.news().now_or_never(), Some(vec![7]));
+    }
+
+    #[test]
+    fn a_fetch_is_woken_once_and_names_what_moved() {
+        let waiters = Waiters::default();
+        let fetch = FetchWait::new();
+        waiters.register_fetch(&fetch, 3);
+        assert_eq!(fetch.news().now_or_never(), None);
+        waiters.on_moved(Offset(1));
+        waiters.on_moved(Offset(2));
+        assert_eq!(fetch.news().now_or_never(), Some(vec![3]), "the second movement found nobody registered");
+        assert_eq!(fetch.news().now_or_never(), None);
+    }
+
+    #[test]
+    fn a_dropped_fetch_leaves_nothing_behind() {
+        let waiters = Waiters::default();
+        let (gone, other) = (FetchWait::new(), FetchWait::new());
+        waiters.register_fetch(&gone, 0);
+        waiters.register_fetch(&other, 0);
+        waiters.deregister_fetch(&gone);
+        assert_eq!(waiters.fetches_waiting(), 1);
+        assert_eq!(Arc::strong_count(&gone), 1);
+        waiters.on_moved(Offset(1));
+        assert_eq!(other.news().now_or_never(), Some(vec![0]));
+    }
+}
