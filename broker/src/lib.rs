@@ -12,6 +12,7 @@
 //! internal errors into Kafka's codes.
 
 pub mod api;
+pub mod clock;
 pub mod config;
 pub mod error_map;
 pub mod group;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use ottla_batch::{CheckedBatches, LeaderEpoch, Offset};
@@ -39,8 +40,6 @@ pub enum AppendError {
 pub enum NotCommitted {
     #[error(transparent)]
     Leader(LeaderError),
-    #[error("the in-sync set shrank to {in_sync} members, {required} are required")]
-    NotEnoughReplicasAfterAppend { in_sync: usize, required: usize },
 }
 
 /// Resolves when the appended batch is committed, or never will be by this leader. Dropping it takes nothing back.
@@ -63,18 +62,26 @@ impl Future for Committed {
     }
 }
 
+/// One append to one partition.
+#[derive(Debug, Clone, Copy)]
+pub struct AppendRequest<'a> {
+    pub batches: &'a CheckedBatches,
+    pub origin: AppendOrigin,
+    pub acks: RequiredAcks,
+    /// The epoch in which the writer believes this broker to lead; -1 for any.
+    pub leader_epoch: LeaderEpoch,
+}
+
 impl Replica {
     /// Appends and hands out a future for its commit. With acks other than all, the future is ready at once.
     pub fn append(
         self: &Arc<Replica>,
-        batches: &CheckedBatches,
-        origin: AppendOrigin,
-        acks: RequiredAcks,
+        request: &AppendRequest<'_>,
     ) -> Result<(Appended, Committed), AppendError> {
         let wait = AckWait::new();
-        let (appended, epoch) = self.append_for(batches, origin, acks, &wait)?;
-        let required = match acks {
-            RequiredAcks::All => Offset(appended.last_offset.0 + 1),
+        let (appended, epoch) = self.append_for(request, &wait)?;
+        let required = match request.acks {
+            RequiredAcks::All => appended.last_offset.plus(1),
             RequiredAcks::None | RequiredAcks::Leader => Offset(0),
         };
         let committed = Committed { replica: Arc::clone(self), epoch, required, settled: wait.settled() };
@@ -85,9 +92,7 @@ impl Replica {
     /// [`Replica::committed`] says what became of each.
     pub fn append_for(
         self: &Arc<Replica>,
-        batches: &CheckedBatches,
-        origin: AppendOrigin,
-        acks: RequiredAcks,
+        request: &AppendRequest<'_>,
         wait: &Arc<AckWait>,
     ) -> Result<(Appended, LeaderEpoch), AppendError> {
         let now = clock::now();
@@ -95,19 +100,29 @@ impl Replica {
         // One borrow for the two halves of the state.
         let held = &mut *state;
         let Some(leader) = held.leader.as_mut() else { return Err(self.no_leader().into()) };
-        let epoch = leader.epoch;
-        if acks == RequiredAcks::All {
+        let epoch = self.check_leader(request.leader_epoch)?;
+        if request.acks == RequiredAcks::All {
             let (in_sync, required) = (leader.in_sync.len(), self.min_in_sync());
             if in_sync < required {
                 return Err(AppendError::NotEnoughReplicas { in_sync, required });
             }
         }
-        let appended = held.log.append_as_leader(batches, epoch, origin, now)?;
+        let appended = match held.log.append_as_leader(request.batches, epoch, request.origin, now) {
+            Ok(appended) => appended,
+            Err(error) => {
+                let offline = held.log.offline().is_some();
+                drop(state);
+                if offline {
+                    self.go_offline();
+                }
+                return Err(error.into());
+            }
+        };
         let action = leader.in_sync.on_appended(held.log.end_offset());
-        let required = Offset(appended.last_offset.0 + 1);
+        let required = appended.last_offset.plus(1);
         // ORDER: registered before the lock goes, so that no sync can commit it in between. A high watermark that this very
         // append moved is already past it.
-        if acks == RequiredAcks::All && leader.in_sync.high_watermark() < required {
+        if request.acks == RequiredAcks::All && leader.in_sync.high_watermark() < required {
             self.waiters.register_ack(required, wait);
         }
         self.touch(now);
@@ -127,8 +142,8 @@ impl Replica {
         }
     }
 
-    /// `min.insync.replicas`.
+    /// `min.insync.replicas`, as far as the partition has replicas.
     fn min_in_sync(&self) -> usize {
-        self.settings.load().min_in_sync
+        self.settings.load().min_in_sync.min(self.replicas_count.load(Ordering::Relaxed))
     }
 }

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -71,13 +71,13 @@ pub struct Maintenance {
 impl Maintenance {
     pub(super) fn start(&self, manager: &Arc<ReplicaManager>) -> io::Result<()> {
         let mut threads = self.threads.lock();
-        let weak = Arc::downgrade(manager);
-        threads.push(std::thread::Builder::new().name("log-upkeep".into()).spawn(move || run_upkeep(&weak))?);
+        let upkeep = Arc::clone(manager);
+        threads.push(std::thread::Builder::new().name("log-upkeep".into()).spawn(move || run_upkeep(&upkeep))?);
         if manager.config().replication.cleaner_enable {
             for index in 0..manager.config().dynamic().cleaner_threads {
-                let weak = Arc::downgrade(manager);
+                let cleaner = Arc::clone(manager);
                 let thread = std::thread::Builder::new().name(format!("log-cleaner-{index}"));
-                threads.push(thread.spawn(move || run_cleaner(&weak))?);
+                threads.push(thread.spawn(move || run_cleaner(&cleaner))?);
             }
         }
         Ok(())
@@ -168,8 +168,7 @@ impl Timer {
     }
 }
 
-fn run_upkeep(weak: &Weak<ReplicaManager>) {
-    let Some(manager) = weak.upgrade() else { return };
+fn run_upkeep(manager: &ReplicaManager) {
     let config = manager.config().replication.clone();
     let now = clock::now();
     let initial = config.initial_task_delay;
@@ -182,14 +181,14 @@ fn run_upkeep(weak: &Weak<ReplicaManager>) {
         manager.maintenance().delete_due(now);
         if retention.is_due(now) {
             for replica in manager.replicas() {
-                retain(&manager, &replica, now);
+                retain(manager, &replica, now);
                 if manager.maintenance().is_stopping() {
                     return;
                 }
             }
         }
         if checkpoints.is_due(now) {
-            sync_what_lags(&manager);
+            sync_what_lags(manager);
             manager.write_checkpoints();
         }
         if producers.is_due(now) {
@@ -257,10 +256,9 @@ fn release_if_idle(replica: &Arc<Replica>, now: TimestampMs) {
     }
 }
 
-fn run_cleaner(weak: &Weak<ReplicaManager>) {
-    let Some(manager) = weak.upgrade() else { return };
+fn run_cleaner(manager: &ReplicaManager) {
     loop {
-        if !compact_dirtiest(&manager) {
+        if !compact_dirtiest(manager) {
             let backoff = manager.config().dynamic().cleaner_backoff;
             if !manager.maintenance().sleep(backoff) {
                 return;

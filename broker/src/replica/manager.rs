@@ -418,6 +418,7 @@ impl ReplicaManager {
     }
 
     fn update_role(&self, replica: &Arc<Replica>, state: &Partition) {
+        replica.replicas_count.store(state.replicas.len(), Ordering::Relaxed);
         if state.leader != Some(self.local) {
             replica.resign();
             return;

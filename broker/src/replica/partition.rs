@@ -5,7 +5,7 @@
 //! each of them moves forward only; a reader without the lock may see one of them a moment older than another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use ottla_batch::{AppendPolicy, CompressionPolicy, LeaderEpoch, Offset, TimestampMs, TimestampType};
@@ -49,7 +49,7 @@ impl TopicSettings {
             timestamp_after_ms_max: self.timestamp_after_ms_max,
             keys_required: self.log.cleanup_policy.compacts(),
             decompressed_bytes_max: self.log.decompressed_bytes_max,
-            now,
+            ..AppendPolicy::new(now)
         }
     }
 }
@@ -95,6 +95,8 @@ pub struct Replica {
     pub(super) syncs: Arc<SyncQueue>,
     /// Owned by `group_commit`.
     pub(super) sync_stage: AtomicU8,
+    /// How many brokers hold the partition, in sync or not.
+    pub(super) replicas_count: AtomicUsize,
     /// Whether compaction has it now.
     pub(super) compacting: AtomicBool,
     role: AtomicU8,
@@ -142,6 +144,7 @@ impl Replica {
             waiters: Waiters::default(),
             syncs,
             sync_stage: AtomicU8::new(0),
+            replicas_count: AtomicUsize::new(1),
             compacting: AtomicBool::new(false),
             role: AtomicU8::new(Role::Idle as u8),
             leader_epoch: AtomicI32::new(-1),
