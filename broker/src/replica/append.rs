@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use ottla_batch::{CheckedBatches, LeaderEpoch, Offset};
-use ottla_storage::log::{AppendOrigin, Appended};
+use ottla_batch::{AppendOrigin, CheckedBatches, LeaderEpoch, Offset};
+use ottla_storage::log::Appended;
 
 use super::partition::{LeaderError, Replica};
 use super::waiters::{AckSettled, AckWait};

@@ -439,16 +439,12 @@ impl ReplicaManager {
             dir.replicas.fetch_sub(1, Ordering::Relaxed);
             let delay_ms = replica.settings().log.file_delete_delay_ms;
             let marked = replica.state.lock().log.mark_deleted();
-            let forgotten = dir.log_dir.forget_partition(replica.topic(), replica.partition());
             match marked {
                 Ok(deleted) => self.maintenance.delete_log_later(deleted, clock::now(), delay_ms),
                 Err(error) => tracing::error!(
                     topic = %replica.topic(), partition = replica.partition(), %error,
                     "the directory of a deleted partition can't be renamed"
                 ),
-            }
-            if let Err(error) = forgotten {
-                tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "checkpoints not updated");
             }
         }
     }
@@ -524,20 +520,8 @@ impl ReplicaManager {
 
     /// Recovery points and log start offsets of all logs, durably.
     pub(super) fn write_checkpoints(&self) {
-        let mut of_dir: Vec<(BTreeMap<_, _>, BTreeMap<_, _>)> = Vec::new();
-        of_dir.resize_with(self.dirs.len(), Default::default);
-        for replica in self.replicas() {
-            let (recovery_point, log_start) = {
-                let state = replica.state.lock();
-                (state.log.recovery_point(), state.log.log_start_offset())
-            };
-            let key = (replica.topic().to_string(), replica.partition());
-            let (recovery_points, log_starts) = &mut of_dir[replica.dir];
-            recovery_points.insert(key.clone(), recovery_point);
-            log_starts.insert(key, log_start);
-        }
-        for (dir, (recovery_points, log_starts)) in self.dirs.iter().zip(of_dir) {
-            if let Err(error) = dir.log_dir.write_checkpoints(recovery_points, log_starts) {
+        for dir in &self.dirs {
+            if let Err(error) = dir.log_dir.write_checkpoints() {
                 tracing::error!(path = %dir.log_dir.path().display(), %error, "checkpoints not written");
             }
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicUsize,
 use arc_swap::ArcSwap;
 use ottla_batch::{AppendPolicy, CompressionPolicy, LeaderEpoch, Offset, TimestampMs, TimestampType};
 use ottla_raft::{Image, TopicId};
-use ottla_storage::log::{Log, LogConfig};
+use ottla_storage::log::{Log, LogConfig, Synced};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::group_commit::SyncQueue;
@@ -309,11 +309,13 @@ impl Replica {
         self.act(state, [action, None]);
     }
 
-    /// A sync of the log ended well: everything below `synced` is on stable storage.
-    pub(super) fn on_synced(self: &Arc<Replica>, synced: Offset) {
+    /// A sync of the log ended well.
+    pub(super) fn on_synced(self: &Arc<Replica>, synced: Synced) {
         let mut state = self.state.lock();
         state.log.on_synced(synced);
-        let action = state.leader.as_mut().and_then(|leader| leader.in_sync.on_synced(synced));
+        // What the log makes of it counts: after a truncation an older sync says nothing.
+        let end = state.log.synced_end_offset();
+        let action = state.leader.as_mut().and_then(|leader| leader.in_sync.on_synced(end));
         self.act(state, [action, None]);
     }
 
