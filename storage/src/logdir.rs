@@ -183,6 +183,11 @@ impl LogDir {
         self.checkpoints.write_cleaner_offset(&(topic.to_owned(), partition), offset)
     }
 
+    /// A partition's directory was set aside: what is created under its name starts without the old offsets.
+    pub fn forget_partition(&self, topic: &str, partition: i32) -> io::Result<()> {
+        self.checkpoints.forget(&(topic.to_owned(), partition))
+    }
+
     /// The last step of a controlled shutdown, after every log was closed and the checkpoints were written. Not
     /// written when anything in the directory failed: the next start then recovers.
     pub fn write_clean_shutdown_marker(&self, broker_epoch: i64) -> io::Result<()> {

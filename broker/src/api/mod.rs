@@ -48,8 +48,8 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod produce_frame;
-pub mod sync_group;
 pub mod splice;
+pub mod sync_group;
 pub mod table;
 pub mod update_features;
 

@@ -147,12 +147,13 @@ mod tests {
                 .with_high_watermark(1 << index)
                 .with_records(size.map(&records));
             if index % 2 == 1 {
-                partition = partition
-                    .with_aborted_transactions(Some(vec![AbortedTransaction::default().with_first_offset(7)]));
+                partition = partition.with_aborted_transactions(Some(vec![
+                    AbortedTransaction::default().with_first_offset(7),
+                ]));
             }
             if version >= 12 && index % 3 == 1 {
-                partition =
-                    partition.with_diverging_epoch(EpochEndOffset::default().with_epoch(3).with_end_offset(9));
+                partition = partition
+                    .with_diverging_epoch(EpochEndOffset::default().with_epoch(3).with_end_offset(9));
             }
             if index % 3 == 0 {
                 let mut topic = FetchableTopicResponse::default();
@@ -173,14 +174,24 @@ mod tests {
     #[test]
     fn a_spliced_response_has_the_bytes_of_the_ordinary_encoder_in_every_version() {
         // Around the places where a varint grows, and the two ways of having no records.
-        let sizes =
-            [Some(1), Some(0), None, Some(126), Some(127), Some(128), Some(16_383), Some(16_384), Some(100_000)];
+        let sizes = [
+            Some(1),
+            Some(0),
+            None,
+            Some(126),
+            Some(127),
+            Some(128),
+            Some(16_383),
+            Some(16_384),
+            Some(100_000),
+        ];
         let fill = |len: usize| Bytes::from(vec![len as u8 ^ 0x5a; len]);
         for version in 4..=18 {
             let mut whole = BytesMut::new();
             response(version, &sizes, fill).encode(&mut whole, version).unwrap();
 
-            let payloads: Vec<Bytes> = sizes.iter().flatten().filter(|len| **len > 0).map(|len| fill(*len)).collect();
+            let payloads: Vec<Bytes> =
+                sizes.iter().flatten().filter(|len| **len > 0).map(|len| fill(*len)).collect();
             let lens = payloads.iter().map(Bytes::len).collect();
             let mut spliced = SpliceBuf::new(prefix(version), lens, 0);
             let with_placeholders =

@@ -24,7 +24,9 @@ pub const SYNC_THREADS_PER_LOG_DIR: usize = 4;
 /// Why the process must stop at once.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fatal {
-    #[error("fdatasync of {log} failed: {reason}; what was not acknowledged may be lost, so this process stops")]
+    #[error(
+        "fdatasync of {log} failed: {reason}; what was not acknowledged may be lost, so this process stops"
+    )]
     SyncFailed { log: String, reason: String },
 }
 
@@ -119,8 +121,10 @@ impl SyncQueue {
         if let Err(reason) = outcome {
             // ORDER: the stage stays RUNNING, so that nothing ever queues this replica again.
             drop(state);
-            let fatal =
-                Fatal::SyncFailed { log: format!("{}-{}", replica.topic(), replica.partition()), reason: reason.to_string() };
+            let fatal = Fatal::SyncFailed {
+                log: format!("{}-{}", replica.topic(), replica.partition()),
+                reason: reason.to_string(),
+            };
             tracing::error!(%fatal, "stopping");
             (self.on_fatal)(fatal);
             return true;

@@ -62,7 +62,11 @@ impl InSyncSet {
 
     /// The log was appended up to `end`.
     pub fn on_appended(&mut self, end: Offset) -> Option<Action> {
-        assert!(end >= self.local_end, "an append must not move the end back from {} to {end}", self.local_end);
+        assert!(
+            end >= self.local_end,
+            "an append must not move the end back from {} to {end}",
+            self.local_end
+        );
         self.local_end = end;
         match self.durability {
             Durability::Fsync if self.local_synced < end => Some(Action::Sync),

@@ -5,8 +5,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -72,7 +72,8 @@ impl Maintenance {
     pub(super) fn start(&self, manager: &Arc<ReplicaManager>) -> io::Result<()> {
         let mut threads = self.threads.lock();
         let upkeep = Arc::clone(manager);
-        threads.push(std::thread::Builder::new().name("log-upkeep".into()).spawn(move || run_upkeep(&upkeep))?);
+        threads
+            .push(std::thread::Builder::new().name("log-upkeep".into()).spawn(move || run_upkeep(&upkeep))?);
         if manager.config().replication.cleaner_enable {
             for index in 0..manager.config().dynamic().cleaner_threads {
                 let cleaner = Arc::clone(manager);

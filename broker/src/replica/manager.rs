@@ -218,7 +218,11 @@ impl ReplicaManager {
 
     /// All replicas, in no order.
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
-        self.directory.topics().iter().flat_map(|topic| topic.replicas().cloned().collect::<Vec<_>>()).collect()
+        self.directory
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.replicas().cloned().collect::<Vec<_>>())
+            .collect()
     }
 
     pub fn local(&self) -> BrokerId {
@@ -325,7 +329,9 @@ impl ReplicaManager {
             }
             None => {
                 let online = self.dirs.iter().enumerate().filter(|(_, dir)| dir.log_dir.offline().is_none());
-                online.min_by_key(|(_, dir)| dir.replicas.load(Ordering::Relaxed)).map_or(0, |(index, _)| index)
+                online
+                    .min_by_key(|(_, dir)| dir.replicas.load(Ordering::Relaxed))
+                    .map_or(0, |(index, _)| index)
             }
         };
         self.dirs[dir].replicas.fetch_add(1, Ordering::Relaxed);

@@ -23,10 +23,10 @@ pub mod sessions;
 pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};
+pub use directory::TopicReplicas;
 pub use group_commit::Fatal;
 pub use in_sync::Durability;
 pub use manager::{ReplicaManager, ReplicaOptions, StartError};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
-pub use directory::TopicReplicas;
 pub use producer_ids::ProducerIdError;
 pub use read::{Isolation, Read, ReadBound, ReadError, ReadRequest};

@@ -82,7 +82,11 @@ impl Replica {
     }
 
     /// Bytes for this broker's own coordinators, up to the end of the log and whoever leads: nothing is fenced.
-    pub fn read_local(&self, from: Offset, bytes_max: usize) -> Result<LogSlice, ottla_storage::log::ReadError> {
+    pub fn read_local(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<LogSlice, ottla_storage::log::ReadError> {
         let state = self.state.lock();
         state.log.read(from, state.log.end_offset(), bytes_max, FirstBatch::Whole)
     }

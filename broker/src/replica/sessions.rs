@@ -301,7 +301,8 @@ impl SessionRef {
         for (partition, answer) in wanted.iter().zip(answers) {
             // Nobody else should use this session, but a client may: then its partitions may be gone by now.
             let turn = session.turn_of.get(&(partition.topic.clone(), partition.partition)).copied();
-            let Some((turn, cached)) = turn.and_then(|turn| session.turns.get_mut(&turn).map(|c| (turn, c))) else {
+            let Some((turn, cached)) = turn.and_then(|turn| session.turns.get_mut(&turn).map(|c| (turn, c)))
+            else {
                 selected.push(answer.has_records || answer.is_error || answer.is_notice);
                 continue;
             };
@@ -392,7 +393,8 @@ mod tests {
     fn an_incremental_answer_carries_what_changed_and_turns_the_order() {
         let sessions = FetchSessions::new(10);
         let id = sessions.create(vec![wanted(0), wanted(1), wanted(2)], |_| Some(told(5)), true, NOW);
-        let (FetchKind::Incremental(session), partitions) = sessions.begin(request(id, 1, vec![]), NOW).unwrap()
+        let (FetchKind::Incremental(session), partitions) =
+            sessions.begin(request(id, 1, vec![]), NOW).unwrap()
         else {
             panic!("not incremental")
         };
@@ -403,7 +405,11 @@ mod tests {
         let failed = Answer { is_error: true, ..quiet(5) };
         assert_eq!(session.select(&next.1, &[failed, quiet(6), quiet(9)]), [true, false, false]);
         let next = sessions.begin(request(id, 3, vec![]), NOW).unwrap();
-        assert_eq!(session.select(&next.1, &[quiet(5), quiet(6), quiet(9)]), [true, false, false], "after an error all is news");
+        assert_eq!(
+            session.select(&next.1, &[quiet(5), quiet(6), quiet(9)]),
+            [true, false, false],
+            "after an error all is news"
+        );
     }
 
     #[test]
@@ -411,7 +417,11 @@ mod tests {
         let sessions = FetchSessions::new(2);
         let one = sessions.create(vec![wanted(0)], |_| None, true, NOW);
         let two = sessions.create(vec![wanted(0), wanted(1)], |_| None, true, NOW);
-        assert_eq!(sessions.create(vec![wanted(0), wanted(1), wanted(2)], |_| None, true, NOW), 0, "all are young");
+        assert_eq!(
+            sessions.create(vec![wanted(0), wanted(1), wanted(2)], |_| None, true, NOW),
+            0,
+            "all are young"
+        );
 
         let later = TimestampMs(NOW.0 + EVICTION_AFTER_MS);
         // Both in use until just now: only a larger one gets the place of the smaller.
