@@ -11,3 +11,8 @@
 //! This crate knows nothing of the broker: it talks to Apache Kafka as well as to Ottla.
 
 pub mod cli;
+pub mod cluster;
+pub mod connection;
+pub mod error;
+pub mod partitioner;
+pub mod wire;
