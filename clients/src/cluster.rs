@@ -409,6 +409,21 @@ impl Cluster {
         locked(&self.inner.cache).coordinators.remove(group);
     }
 
+    /// The version of a request that a group's coordinator gets.
+    pub async fn coordinator_version<R: Request>(&self, group: &str) -> Result<i16, ClientError> {
+        let mut retry = self.retry();
+        loop {
+            let attempt = async { self.coordinator(group).await?.version_of::<R>() };
+            match attempt.await {
+                Ok(version) => return Ok(version),
+                Err(error) => {
+                    self.forget_coordinator(group);
+                    retry.pause_after(error).await?;
+                }
+            }
+        }
+    }
+
     /// Sends to a group's coordinator; `code_of` reads the answer's error so that a moved coordinator is found again.
     pub async fn send_coordinator<R: Request>(
         &self,

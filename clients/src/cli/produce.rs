@@ -1,8 +1,7 @@
 //! `ottla produce`.
 
-use std::process::ExitCode;
-
 use super::ConnectArgs;
+use super::outcome::CliError;
 
 #[derive(Debug, clap::Args)]
 pub struct ProduceArgs {
@@ -10,7 +9,6 @@ pub struct ProduceArgs {
     pub connect: ConnectArgs,
 }
 
-pub async fn run(_args: ProduceArgs) -> ExitCode {
-    eprintln!("ottla: this build has no client yet");
-    ExitCode::FAILURE
+pub(super) async fn run(_args: ProduceArgs) -> Result<(), CliError> {
+    Err(CliError::Failed("this build has no client yet".to_owned()))
 }
