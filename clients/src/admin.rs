@@ -278,9 +278,12 @@ pub async fn delete_topics(cluster: &Cluster, names: &[String]) -> Result<Vec<It
 
 /// Raises a topic's number of partitions to `count`.
 pub async fn create_partitions(cluster: &Cluster, name: &str, count: i32) -> Result<(), ClientError> {
-    let request = CreatePartitionsRequest::default()
-        .with_timeout_ms(timeout_ms(cluster))
-        .with_topics(vec![CreatePartitionsTopic::default().with_name(text(name).into()).with_count(count)]);
+    let request = CreatePartitionsRequest::default().with_timeout_ms(timeout_ms(cluster)).with_topics(vec![
+        CreatePartitionsTopic::default()
+            .with_name(text(name).into())
+            .with_count(count)
+            .with_assignments(None),
+    ]);
     let response =
         send_controller(cluster, &request, |r| r.results.iter().map(|t| t.error_code).collect()).await?;
     cluster.forget_topic(name);
@@ -303,7 +306,7 @@ async fn resource_connection(
                 .parse()
                 .map_err(|_| ClientError::Invalid(format!("not a broker id: {id:?} (expected a number)")))?;
             if !cluster.brokers().iter().any(|b| b.id == id) {
-                return Err(ClientError::Invalid(format!("no broker {id} in the cluster")));
+                return Err(ClientError::refused(format!("broker {id}"), ErrorCode::BROKER_NOT_AVAILABLE));
             }
             cluster.broker(id).await
         }

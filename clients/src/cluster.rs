@@ -19,6 +19,8 @@ use crate::wire::{ErrorCode, said, text};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long an unknown topic may take to appear where brokers may create it; they do not say whether they do.
+const AUTO_CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How old a topic's metadata may get before it is asked for again, as Java's `metadata.max.age.ms`.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(300);
 
@@ -97,8 +99,16 @@ struct Inner {
     config: ClusterConfig,
     cache: Mutex<Cache>,
     /// One slot per broker, so that connecting to a dead one does not hold up the others.
-    connections: Mutex<HashMap<i32, Slot>>,
+    connections: Mutex<HashMap<(i32, Purpose), Slot>>,
     bootstrap: Slot,
+}
+
+/// Brokers answer the requests of one connection one after the other, and a JoinGroup or a long-polling Fetch may take
+/// long: so what belongs to groups has a connection of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Purpose {
+    Data,
+    Groups,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
@@ -242,7 +252,11 @@ impl Cluster {
 
     /// A connection to one broker, as its advertised listener says.
     pub async fn broker(&self, id: i32) -> Result<Arc<Connection>, ClientError> {
-        let slot = locked(&self.inner.connections).entry(id).or_default().clone();
+        self.connection(id, Purpose::Data).await
+    }
+
+    async fn connection(&self, id: i32, purpose: Purpose) -> Result<Arc<Connection>, ClientError> {
+        let slot = locked(&self.inner.connections).entry((id, purpose)).or_default().clone();
         let mut slot = slot.lock().await;
         if let Some(open) = slot.as_ref().filter(|c| !c.is_closed()) {
             return Ok(open.clone());
@@ -289,13 +303,15 @@ impl Cluster {
             return Ok(topic);
         }
         let mut retry = self.retry();
+        let patience = if create == AutoCreate::Allowed { AUTO_CREATE_PATIENCE } else { Duration::ZERO };
+        let until = Instant::now() + patience;
         loop {
             match self.ask_topic(name, create).await {
                 Ok(topic) => return Ok(topic),
                 // Kafka calls this retriable as the topic may be about to appear. If nothing creates it, it won't.
                 Err(error)
-                    if create == AutoCreate::Never
-                        && error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) =>
+                    if error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                        && Instant::now() >= until =>
                 {
                     return Err(error);
                 }
@@ -368,7 +384,7 @@ impl Cluster {
     pub async fn coordinator(&self, group: &str) -> Result<Arc<Connection>, ClientError> {
         let cached = locked(&self.inner.cache).coordinators.get(group).copied();
         if let Some(id) = cached {
-            match self.broker(id).await {
+            match self.connection(id, Purpose::Groups).await {
                 Ok(connection) => return Ok(connection),
                 Err(_) => self.forget_coordinator(group),
             }
@@ -402,7 +418,7 @@ impl Cluster {
             cache.brokers.entry(id).or_insert(Broker { id, host, port, rack: None });
             cache.coordinators.insert(group.to_owned(), id);
         }
-        self.broker(id).await
+        self.connection(id, Purpose::Groups).await
     }
 
     pub fn forget_coordinator(&self, group: &str) {

@@ -17,4 +17,5 @@ pub mod connection;
 pub mod consumer;
 pub mod error;
 pub mod partitioner;
+pub mod producer;
 pub mod wire;

@@ -123,6 +123,7 @@ impl ErrorCode {
     pub const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
     pub const NOT_LEADER_OR_FOLLOWER: ErrorCode = ErrorCode(6);
     pub const REQUEST_TIMED_OUT: ErrorCode = ErrorCode(7);
+    pub const BROKER_NOT_AVAILABLE: ErrorCode = ErrorCode(8);
     pub const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode(10);
     pub const COORDINATOR_LOAD_IN_PROGRESS: ErrorCode = ErrorCode(14);
     pub const COORDINATOR_NOT_AVAILABLE: ErrorCode = ErrorCode(15);
@@ -189,6 +190,7 @@ impl ErrorCode {
             5 => "the partition has no leader now",
             6 => "the broker no longer leads the partition",
             7 => "the broker gave up waiting",
+            8 => "no such broker in the cluster",
             10 => "a record batch is larger than the topic's max.message.bytes",
             14 => "the group's coordinator is still loading",
             15 => "the group's coordinator is not available",

@@ -13,8 +13,10 @@ pub mod perf;
 pub mod produce;
 pub mod topics;
 
+mod base64;
 mod moment;
 mod outcome;
+mod record_json;
 mod table;
 
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::error::ClientError;
+use crate::wire::ErrorCode;
 
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
@@ -23,6 +24,9 @@ pub enum CliError {
     /// Standard output can't be written; a closed pipe among others.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
+    /// Records were not written.
+    #[error("{0}")]
+    Delivery(std::sync::Arc<ClientError>),
     #[error("{0}")]
     Failed(String),
     /// Some items failed, each was told of when it did.
@@ -33,12 +37,23 @@ pub enum CliError {
 impl CliError {
     pub fn code(&self) -> u8 {
         match self {
-            CliError::Usage(_) | CliError::Client(ClientError::Invalid(_)) => USAGE,
-            CliError::Client(ClientError::NoBroker { .. } | ClientError::Disconnected { .. }) => UNREACHABLE,
-            CliError::Client(ClientError::TimedOut { .. }) => TIMED_OUT,
-            CliError::Client(ClientError::Refused { code, .. }) if code.0 == 7 => TIMED_OUT,
+            CliError::Usage(_) => USAGE,
+            CliError::Client(error) => client_code(error),
+            CliError::Delivery(error) => client_code(error),
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            CliError::Client(_) | CliError::Output(_) | CliError::Failed(_) | CliError::ToldAlready => FAILED,
+            CliError::Output(_) | CliError::Failed(_) | CliError::ToldAlready => FAILED,
+        }
+    }
+}
+
+fn client_code(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Invalid(_) => USAGE,
+        ClientError::NoBroker { .. } | ClientError::Disconnected { .. } => UNREACHABLE,
+        ClientError::TimedOut { .. } => TIMED_OUT,
+        ClientError::Refused { code: ErrorCode::REQUEST_TIMED_OUT, .. } => TIMED_OUT,
+        ClientError::Refused { .. } | ClientError::Malformed { .. } | ClientError::Unsupported { .. } => {
+            FAILED
         }
     }
 }
@@ -73,7 +88,6 @@ pub fn tell_failures<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::ErrorCode;
 
     #[test]
     fn exit_codes_mean_something() {

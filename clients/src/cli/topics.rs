@@ -292,16 +292,8 @@ pub(super) fn count(n: usize, noun: &str) -> String {
 
 /// A topic id as Kafka's tools print it: 16 bytes in URL-safe base64 without padding.
 fn kafka_id(id: uuid::Uuid) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::with_capacity(22);
-    for chunk in id.as_bytes().chunks(3) {
-        let bits =
-            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for at in 0..=chunk.len() {
-            text.push(char::from(LETTERS[(bits >> (18 - 6 * at)) as usize & 63]));
-        }
-    }
-    text
+    let text = super::base64::encode(id.as_bytes());
+    text.trim_end_matches('=').replace('+', "-").replace('/', "_")
 }
 
 /// The topics of a cluster by name, for those who need partition counts.
