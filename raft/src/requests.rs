@@ -56,6 +56,39 @@ requests! {
     ElectLeaders => Vec<ElectLeaderResult>,
 }
 
+impl Request {
+    /// How many things are asked for; what work and answer grow with.
+    pub fn item_count(&self) -> usize {
+        match self {
+            Request::RegisterBroker(_)
+            | Request::BrokerHeartbeat(_)
+            | Request::UnregisterBroker(_)
+            | Request::AllocateProducerIds(_) => 1,
+            Request::CreateTopics(request) => request
+                .topics
+                .iter()
+                .map(|topic| 1 + topic.configs.len() + replicas(topic.assignments.iter().map(|(_, ids)| ids)))
+                .sum(),
+            Request::DeleteTopics(request) => request.topics.len(),
+            Request::CreatePartitions(request) => {
+                request.topics.iter().map(|topic| 1 + replicas(topic.assignments.iter().flatten())).sum()
+            }
+            Request::IncrementalAlterConfigs(request) => {
+                request.resources.iter().map(|(_, operations)| 1 + operations.len()).sum()
+            }
+            Request::AlterConfigs(request) => {
+                request.resources.iter().map(|(_, entries)| 1 + entries.len()).sum()
+            }
+            Request::UpdateFeatures(request) => request.updates.len(),
+            Request::ElectLeaders(request) => request.partitions.as_ref().map_or(1, Vec::len),
+        }
+    }
+}
+
+fn replicas<'a>(assignments: impl Iterator<Item = &'a Vec<BrokerId>>) -> usize {
+    assignments.map(|replicas| 1 + replicas.len()).sum()
+}
+
 // ---- brokers
 
 #[derive(Clone, Debug)]

@@ -2,6 +2,8 @@
 //! records) and `replay` (records to image). Everything here is synchronous and takes time, randomness and ids as values.
 
 pub mod decide;
+pub mod election;
+pub mod features;
 pub mod ids;
 pub mod image;
 pub mod placement;

@@ -1,1 +1,192 @@
+//! `decide`: a request against an image gives records and an answer. Reads only: no clock, no random source, no lock.
+//!
+//! The controller calls it for each waiting request, on an image that already has the records of the requests before,
+//! and drops everything if the records do not become part of the log. A refused request, or a refused item of one, has
+//! no records. One file per request.
 
+mod allocate_producer_ids;
+mod alter_configs;
+mod broker_heartbeat;
+mod create_partitions;
+mod create_topics;
+mod delete_topics;
+mod elect_leaders;
+mod register_broker;
+mod update_features;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::ids::BrokerId;
+use super::image::Image;
+use super::placement::{Candidate, Placer};
+use super::records::{ConfigResource, Record};
+use super::replay::Position;
+use crate::quorum::{ConfigCheck, TopicDefaults};
+use crate::requests::{Request, Response};
+
+/// Kafka's bound on what one request may write; keeps an entry of the log of a size that every node can take.
+pub const RECORDS_PER_REQUEST_MAX: usize = 10_000;
+/// Partitions of the whole cluster.
+pub const PARTITIONS_MAX: usize = 1_000_000;
+/// The longest string that Kafka's own protocol carries.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 32_767;
+/// Keys of one resource.
+pub const CONFIG_KEYS_MAX: usize = 1_000;
+/// Resources other than topics with configs of their own: any name is accepted for groups and client metrics.
+pub const CONFIG_RESOURCES_MAX: usize = 100_000;
+/// Items of one request, whatever it is; the caller's frame limit comes first for all but tiny items.
+pub const ITEMS_PER_REQUEST_MAX: usize = 100_000;
+
+/// Everything that `decide` may know besides the request and the image.
+pub struct Context<'a> {
+    /// Where the records will lie if they are written.
+    pub next: Position,
+    /// Fresh random bits: ids and placement come from them.
+    pub seed: [u8; 32],
+    /// Brokers that were heard of lately, so that another process with the same id must not take their place.
+    pub live_brokers: &'a BTreeSet<BrokerId>,
+    pub topic_defaults: TopicDefaults,
+    /// The static broker setting, where no dynamic config says otherwise.
+    pub unclean_leader_election: bool,
+    pub config_check: Option<&'a ConfigCheck>,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Decision {
+    pub records: Vec<Record>,
+    /// The image as the records make it, ahead of the log.
+    pub ahead: Image,
+    pub response: Response,
+}
+
+pub fn decide(request: &Request, image: &Image, context: &Context<'_>) -> Decision {
+    let mut draft = Draft::new(image, context);
+    let response = match request {
+        Request::RegisterBroker(request) => {
+            Response::RegisterBroker(register_broker::decide(request, &mut draft))
+        }
+        Request::BrokerHeartbeat(request) => {
+            Response::BrokerHeartbeat(broker_heartbeat::decide(request, &mut draft))
+        }
+        Request::UnregisterBroker(request) => {
+            Response::UnregisterBroker(register_broker::decide_unregister(request, &mut draft))
+        }
+        Request::CreateTopics(request) => Response::CreateTopics(create_topics::decide(request, &mut draft)),
+        Request::DeleteTopics(request) => Response::DeleteTopics(delete_topics::decide(request, &mut draft)),
+        Request::CreatePartitions(request) => {
+            Response::CreatePartitions(create_partitions::decide(request, &mut draft))
+        }
+        Request::IncrementalAlterConfigs(request) => {
+            Response::IncrementalAlterConfigs(alter_configs::decide_incremental(request, &mut draft))
+        }
+        Request::AlterConfigs(request) => {
+            Response::AlterConfigs(alter_configs::decide_replace(request, &mut draft))
+        }
+        Request::AllocateProducerIds(request) => {
+            Response::AllocateProducerIds(allocate_producer_ids::decide(request, &mut draft))
+        }
+        Request::UpdateFeatures(request) => {
+            Response::UpdateFeatures(update_features::decide(request, &mut draft))
+        }
+        Request::ElectLeaders(request) => Response::ElectLeaders(elect_leaders::decide(request, &mut draft)),
+    };
+    Decision { records: draft.records, ahead: draft.image, response }
+}
+
+/// The records so far and the image as they make it, so that a later item of a request sees the earlier ones.
+struct Draft<'a> {
+    base: &'a Image,
+    image: Image,
+    records: Vec<Record>,
+    random: StdRng,
+    context: &'a Context<'a>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(image: &'a Image, context: &'a Context<'a>) -> Draft<'a> {
+        Draft {
+            base: image,
+            image: image.clone(),
+            records: Vec::new(),
+            random: StdRng::from_seed(context.seed),
+            context,
+        }
+    }
+
+    fn push(&mut self, record: Record) {
+        self.image.replay(&record, self.context.next);
+        self.records.push(record);
+    }
+
+    /// Takes back what was decided: the request was only to be validated.
+    fn discard(&mut self) {
+        self.records.clear();
+        self.image = self.base.clone();
+    }
+
+    fn room_for(&self, records: usize) -> bool {
+        self.records.len() + records <= RECORDS_PER_REQUEST_MAX
+    }
+
+    /// Kafka's order: the topic's config, the brokers' dynamic default, the static setting.
+    fn unclean_election_enabled(&self, topic: &str) -> bool {
+        const KEY: &str = "unclean.leader.election.enable";
+        self.image
+            .config(&ConfigResource::topic(topic), KEY)
+            .or_else(|| self.image.config(&ConfigResource::all_brokers(), KEY))
+            .map_or(self.context.unclean_leader_election, |value| value.eq_ignore_ascii_case("true"))
+    }
+}
+
+fn candidates(image: &Image) -> Vec<Candidate> {
+    image
+        .brokers
+        .values()
+        .map(|broker| Candidate { id: broker.id, rack: broker.rack.clone(), fenced: broker.fenced })
+        .collect()
+}
+
+fn placer<'a>(image: &Image, random: &'a mut StdRng) -> Placer<'a, StdRng> {
+    Placer::new(candidates(image), random)
+}
+
+/// What is wrong with a manual assignment of one partition's replicas, if anything. `factor` is the count that the
+/// topic's other partitions have.
+fn check_manual_replicas(
+    image: &Image,
+    partition: i32,
+    replicas: &[BrokerId],
+    factor: Option<usize>,
+) -> Result<(), String> {
+    if replicas.is_empty() {
+        return Err(format!("the assignment of partition {partition} names no replica"));
+    }
+    let mut seen = BTreeSet::new();
+    for &id in replicas {
+        if id.0 < 0 {
+            return Err(format!("the assignment of partition {partition} names the invalid broker id {id}"));
+        }
+        if !seen.insert(id) {
+            return Err(format!("the assignment of partition {partition} names broker {id} more than once"));
+        }
+        if image.broker(id).is_none() {
+            return Err(format!(
+                "the assignment of partition {partition} names broker {id}, which is not registered"
+            ));
+        }
+    }
+    match factor {
+        Some(factor) if factor != replicas.len() => Err(format!(
+            "the assignment of partition {partition} has {} replica(s), the other partitions have {factor}",
+            replicas.len()
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,315 @@
+//! The active controller: takes the requests that wait, decides them on an image ahead of the log, writes their records
+//! as one entry, and answers when that entry is applied.
+//!
+//! One entry is on its way at a time; what arrives meanwhile forms the next. So a decision always starts from the image of
+//! everything in the log, and the image ahead lives no longer than its entry. Invariants: decisions begin only after this
+//! epoch's first entry is applied, which means that every entry of earlier epochs is; the entry is appended only in the
+//! epoch of the decision (openraft refuses it otherwise, and replay would); no answer leaves before its entry is applied here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::ProgressResponder;
+use rand::RngCore;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::state_machine::Published;
+use super::types::{Change, Raft};
+use super::{MetadataConfig, SubmitError};
+use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, decide};
+use crate::metadata::features;
+use crate::metadata::ids::BrokerId;
+use crate::metadata::image::Image;
+use crate::metadata::records::Record;
+use crate::metadata::replay::Position;
+use crate::requests::{BrokerHeartbeat, Request, Response};
+
+/// Requests that may wait; one more is refused.
+pub const WAITING_REQUESTS_MAX: usize = 1024;
+/// Requests decided together.
+const REQUESTS_PER_ENTRY_MAX: usize = 256;
+/// How long a new leader may take to apply what it inherited before requests are told to look elsewhere.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+/// Right after an election openraft may send a leader's own writes elsewhere until its lease is settled.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+pub(super) struct Waiting {
+    pub request: Request,
+    pub answer: oneshot::Sender<Result<Response, SubmitError>>,
+}
+
+pub(super) struct Controller {
+    raft: Raft,
+    published: Arc<Published>,
+    config: MetadataConfig,
+    /// When each broker was last heard of, in this epoch of this controller.
+    sessions: BTreeMap<BrokerId, Instant>,
+    /// The epoch that `sessions` is of.
+    sessions_epoch: u64,
+}
+
+/// Why nothing was written.
+enum WriteFailure {
+    NotLeader,
+    Error(SubmitError),
+}
+
+impl Controller {
+    pub(super) fn new(raft: Raft, published: Arc<Published>, config: MetadataConfig) -> Controller {
+        Controller { raft, published, config, sessions: BTreeMap::new(), sessions_epoch: 0 }
+    }
+
+    /// Ends when all handles are gone or `stop` fires; what waits then is answered.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Waiting>,
+        mut stop: oneshot::Receiver<()>,
+    ) {
+        let mut waiting = VecDeque::new();
+        let mut arrived = Vec::new();
+        loop {
+            if waiting.is_empty() {
+                let tick = tokio::time::sleep(self.tick());
+                tokio::select! {
+                    biased;
+                    _ = &mut stop => break,
+                    count = requests.recv_many(&mut arrived, REQUESTS_PER_ENTRY_MAX) => {
+                        if count == 0 {
+                            break;
+                        }
+                    }
+                    () = tick, if self.config.broker_session_timeout.is_some() => {
+                        waiting.extend(self.silent_brokers());
+                    }
+                }
+                waiting.extend(arrived.drain(..));
+            }
+            if !waiting.is_empty() {
+                self.serve(&mut waiting).await;
+            }
+        }
+        requests.close();
+        while let Ok(left) = requests.try_recv() {
+            let _ = left.answer.send(Err(SubmitError::Stopped("it is shutting down".into())));
+        }
+    }
+
+    fn tick(&self) -> Duration {
+        self.config.broker_session_timeout.unwrap_or(Duration::from_secs(3600)) / 4
+    }
+
+    /// Serves from the front of `waiting` as much as one entry takes.
+    async fn serve(&mut self, waiting: &mut VecDeque<Waiting>) {
+        let deadline = Instant::now() + TAKE_OVER_MAX;
+        let failure = loop {
+            match self.try_serve(waiting).await {
+                Ok(()) => return,
+                Err(WriteFailure::NotLeader) if self.leads() && Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(WriteFailure::NotLeader) => break SubmitError::NotController { leader: self.leader() },
+                Err(WriteFailure::Error(error)) => break error,
+            }
+        };
+        for left in waiting.drain(..) {
+            let _ = left.answer.send(Err(failure.clone()));
+        }
+    }
+
+    async fn try_serve(&mut self, waiting: &mut VecDeque<Waiting>) -> Result<(), WriteFailure> {
+        let (epoch, next_offset) = self.take_over().await?;
+        let image = self.published.image();
+        self.renew_sessions(epoch, &image);
+        let next = Position { offset: next_offset.max(image.last_offset + 1), epoch };
+        let live_brokers = self.live_brokers();
+
+        let mut ahead = Image::clone(&image);
+        let mut records: Vec<Record> = initial_records(&ahead);
+        for record in &records {
+            ahead.replay(record, next);
+        }
+        let mut responses = Vec::new();
+        for entry in waiting.iter() {
+            // The first is always taken, however large: `decide` has its own bounds.
+            if records.len() >= RECORDS_PER_REQUEST_MAX {
+                break;
+            }
+            let mut seed = [0; 32];
+            rand::rng().fill_bytes(&mut seed);
+            let context = Context {
+                next,
+                seed,
+                live_brokers: &live_brokers,
+                topic_defaults: self.config.topic_defaults,
+                unclean_leader_election: self.config.unclean_leader_election,
+                config_check: self.config.config_check.as_ref(),
+            };
+            let decision = decide(&entry.request, &ahead, &context);
+            records.extend(decision.records);
+            ahead = decision.ahead;
+            responses.push(decision.response);
+        }
+        drop(ahead);
+
+        if records.is_empty() {
+            // A refusal is an answer about the newest state too: only a leader that is still in office may give it.
+            if let Err(error) = self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+                return Err(match error {
+                    RaftError::Fatal(fatal) => WriteFailure::Error(SubmitError::Stopped(fatal.to_string())),
+                    RaftError::APIError(_) => WriteFailure::NotLeader,
+                });
+            }
+        } else {
+            self.write(Change { decided_in: epoch, records }).await?;
+        }
+        for (served, response) in waiting.drain(..responses.len()).zip(responses) {
+            self.note_session(&served.request, &response);
+            // The asker may have gone away; what was decided stands.
+            let _ = served.answer.send(Ok(response));
+        }
+        Ok(())
+    }
+
+    /// Waits until this node leads and has applied everything before its own epoch. The epoch, and an offset that no entry
+    /// has yet.
+    async fn take_over(&self) -> Result<(u64, u64), WriteFailure> {
+        let mut metrics = self.raft.metrics();
+        let deadline = Instant::now() + TAKE_OVER_MAX;
+        loop {
+            {
+                let now = metrics.borrow_watched();
+                if let Err(fatal) = &now.running_state {
+                    return Err(WriteFailure::Error(SubmitError::Stopped(fatal.to_string())));
+                }
+                if !now.state.is_leader() {
+                    return Err(WriteFailure::NotLeader);
+                }
+                if now.last_applied.as_ref().is_some_and(|applied| applied.leader_id.term == now.current_term)
+                {
+                    return Ok((now.current_term, now.last_log_index.map_or(0, |last| last + 1)));
+                }
+            }
+            match tokio::time::timeout_at(deadline, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => {
+                    return Err(WriteFailure::Error(SubmitError::Stopped("the quorum is shut down".into())));
+                }
+                Err(_) => return Err(WriteFailure::NotLeader),
+            }
+        }
+    }
+
+    async fn write(&self, change: Change) -> Result<(), WriteFailure> {
+        let epoch = change.decided_in;
+        let (responder, completed) = ProgressResponder::complete_only();
+        self.raft
+            .write(change)
+            .with_leader(epoch)
+            .responder(responder)
+            .await
+            .map_err(|fatal| WriteFailure::Error(SubmitError::Stopped(fatal.to_string())))?;
+        match completed.await {
+            Ok(Ok(written)) if written.data.accepted => Ok(()),
+            // Void in the log: nothing was changed, and the next try decides anew.
+            Ok(Ok(_)) | Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(WriteFailure::NotLeader),
+            Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(WriteFailure::Error(SubmitError::OutcomeUnknown))
+            }
+            Ok(Err(error)) => Err(WriteFailure::Error(SubmitError::Refused(error.to_string()))),
+            Err(_) => {
+                Err(WriteFailure::Error(match self.raft.metrics().borrow_watched().running_state.clone() {
+                    Err(fatal) => SubmitError::Stopped(fatal.to_string()),
+                    Ok(()) => SubmitError::OutcomeUnknown,
+                }))
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().state.is_leader()
+    }
+
+    fn leader(&self) -> Option<BrokerId> {
+        super::broker_id(self.raft.metrics().borrow_watched().current_leader)
+    }
+
+    /// A new controller does not know when brokers were heard of last: all begin with a full session.
+    fn renew_sessions(&mut self, epoch: u64, image: &Image) {
+        if self.sessions_epoch == epoch {
+            return;
+        }
+        self.sessions_epoch = epoch;
+        self.sessions.clear();
+        if self.config.broker_session_timeout.is_some() {
+            let now = Instant::now();
+            // This node's own registration is from before its restart, so nobody else can be using it.
+            let others = image.brokers.values().filter(|broker| broker.id != self.config.node_id);
+            self.sessions = others.filter(|broker| !broker.fenced).map(|broker| (broker.id, now)).collect();
+        }
+    }
+
+    fn live_brokers(&self) -> BTreeSet<BrokerId> {
+        let Some(timeout) = self.config.broker_session_timeout else { return BTreeSet::new() };
+        self.sessions.iter().filter(|(_, heard)| heard.elapsed() < timeout).map(|(id, _)| *id).collect()
+    }
+
+    fn note_session(&mut self, request: &Request, response: &Response) {
+        match (request, response) {
+            (Request::RegisterBroker(request), Response::RegisterBroker(Ok(_))) => {
+                self.sessions.insert(request.id, Instant::now());
+            }
+            (Request::BrokerHeartbeat(request), Response::BrokerHeartbeat(Ok(state))) => {
+                if state.should_shut_down || request.want_fence {
+                    self.sessions.remove(&request.id);
+                } else {
+                    self.sessions.insert(request.id, Instant::now());
+                }
+            }
+            (Request::UnregisterBroker(request), Response::UnregisterBroker(Ok(()))) => {
+                self.sessions.remove(&request.id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Requests to fence the brokers whose session is over.
+    fn silent_brokers(&self) -> Vec<Waiting> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let live = self.live_brokers();
+        let image = self.published.image();
+        let silent = image.brokers.values().filter(|broker| {
+            !broker.fenced && self.sessions.contains_key(&broker.id) && !live.contains(&broker.id)
+        });
+        silent
+            .map(|broker| {
+                tracing::warn!(broker = broker.id.0, "a broker was not heard of for too long and is fenced");
+                let request = BrokerHeartbeat {
+                    id: broker.id,
+                    epoch: broker.epoch,
+                    metadata_offset: 0,
+                    want_fence: true,
+                    want_shut_down: false,
+                };
+                Waiting { request: request.into(), answer: oneshot::channel().0 }
+            })
+            .collect()
+    }
+}
+
+/// What the first controller of a cluster writes before anything else.
+fn initial_records(image: &Image) -> Vec<Record> {
+    if image.last_offset > 0 {
+        return Vec::new();
+    }
+    features::initial()
+        .into_iter()
+        .map(|(name, level)| Record::FeatureLevelSet { name: name.into(), level })
+        .collect()
+}
