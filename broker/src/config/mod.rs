@@ -4,6 +4,14 @@
 //! runs as plain fields; what can change at run time is read through [`NodeConfig::dynamic`], each time it is
 //! needed. Nothing outside this module parses a configuration value.
 
+pub mod effective;
+mod load;
+mod properties;
+mod reference;
+pub mod table;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+
+use ottla_raft::{Image, Metadata};
+use table::{Effect, Scope};
+
+use crate::replica::TopicSettingsOf;
 
 /// The configuration this node was started with, and the dynamic part of it that is in force now.
 #[derive(Debug)]
@@ -36,7 +49,11 @@ pub struct NodeConfig {
     pub replication: ReplicationConfig,
     pub group: GroupConfig,
     pub topic_defaults: TopicDefaults,
+    /// `max.request.partition.size.limit`
+    pub describe_partitions_max: usize,
     dynamic: ArcSwap<DynamicConfig>,
+    /// What was set in the file and on the command line, by key: the static configuration.
+    set: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,8 +234,8 @@ impl std::fmt::Display for Problem {
 impl NodeConfig {
     /// Reads server.properties and lays the overrides of the command line over it. Without a file, the node starts as
     /// config/server.properties of the source tree says.
-    pub fn load(_path: Option<&Path>, _overrides: &[(String, String)]) -> Result<NodeConfig, ConfigError> {
-        Err(ConfigError { problems: Vec::new() })
+    pub fn load(path: Option<&Path>, overrides: &[(String, String)]) -> Result<NodeConfig, ConfigError> {
+        load::load(path, overrides)
     }
 
     /// The dynamic configuration in force now.
@@ -226,14 +243,64 @@ impl NodeConfig {
         self.dynamic.load_full()
     }
 
-    /// How many replicas `__consumer_offsets` gets when `brokers` can hold one: what was set, or Kafka's default of
-    /// three as far as the cluster reaches, so that groups work on a single node that nobody configured.
-    pub fn offsets_topic_replication_factor(&self, _brokers: usize) -> i16 {
-        self.group.offsets_topic_replication_factor
+    /// Makes the dynamic configuration what the image says.
+    pub fn apply(&self, image: &Image) {
+        let dynamic = DynamicConfig::of(&effective::BrokerValues::new(self, image));
+        if *self.dynamic.load_full() != dynamic {
+            self.dynamic.store(Arc::new(dynamic));
+        }
+    }
+
+    /// Follows the metadata as long as it runs.
+    pub async fn follow(self: Arc<NodeConfig>, metadata: Metadata) {
+        let mut changes = metadata.changes();
+        loop {
+            changes.borrow_and_update();
+            self.apply(&metadata.image());
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// How the replica manager learns what is in force for a topic.
+    pub fn topic_settings_of(self: &Arc<NodeConfig>) -> TopicSettingsOf {
+        let node = Arc::clone(self);
+        Arc::new(move |image, topic| effective::TopicValues::new(&node, image, topic).settings())
+    }
+
+    /// How many replicas `__consumer_offsets` gets when `brokers` can hold one. What was set counts. Not set, it is
+    /// Kafka's three as far as the cluster reaches: Kafka would refuse to create the topic on fewer brokers, and with it
+    /// every consumer group, which on a single node that nobody configured helps nobody.
+    pub fn offsets_topic_replication_factor(&self, brokers: usize) -> i16 {
+        let wanted = self.group.offsets_topic_replication_factor;
+        if self.set.contains_key("offsets.topic.replication.factor") {
+            return wanted;
+        }
+        wanted.min(i16::try_from(brokers).unwrap_or(i16::MAX)).max(1)
     }
 
     /// Lines for the operator, logged once at start: keys that are known but not acted on, and names nobody knows.
     pub fn start_notes(&self) -> Vec<String> {
-        Vec::new()
+        let mut without_effect = Vec::new();
+        let mut unknown = Vec::new();
+        for (name, text) in &self.set {
+            match table::find(Scope::Broker, name) {
+                Some(key) if key.effect == Effect::Known && key.default.text() != Some(text) => {
+                    without_effect.push(name.as_str());
+                }
+                Some(_) => {}
+                // `listener.name.<listener>.<key>` and the prefixes of plug-ins are free names in Kafka.
+                None => unknown.push(name.as_str()),
+            }
+        }
+        let mut notes = Vec::new();
+        if !without_effect.is_empty() {
+            notes.push(format!("known to Kafka, without effect in Ottla: {}", without_effect.join(", ")));
+        }
+        if !unknown.is_empty() {
+            notes.push(format!("keys that nobody knows, is their spelling right? {}", unknown.join(", ")));
+        }
+        notes
     }
 }

@@ -4,15 +4,11 @@ use std::sync::Arc;
 
 use ottla_batch::LeaderEpoch;
 
-pub mod decide;
-pub mod machine;
 mod offsets_log;
 pub mod records;
-mod replay;
 mod requests;
 pub mod state;
 mod subscription;
-mod timers;
 
 pub use offsets_log::{AppendError, OffsetsLog, ReadBatches, ReadError};
 pub use requests::*;

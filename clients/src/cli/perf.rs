@@ -1,7 +1,8 @@
 //! `ottla perf`.
 
+use std::process::ExitCode;
+
 use super::ConnectArgs;
-use super::outcome::CliError;
 
 #[derive(Debug, clap::Args)]
 pub struct PerfArgs {
@@ -9,6 +10,7 @@ pub struct PerfArgs {
     pub connect: ConnectArgs,
 }
 
-pub(super) async fn run(_args: PerfArgs) -> Result<(), CliError> {
-    Err(CliError::Failed("this build has no client yet".to_owned()))
+pub async fn run(_args: PerfArgs) -> ExitCode {
+    eprintln!("ottla: this build has no client yet");
+    ExitCode::FAILURE
 }

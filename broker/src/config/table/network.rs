@@ -1,0 +1,68 @@
+//! Keys of listeners, connections and requests.
+
+use super::Check::*;
+use super::Default::*;
+use super::Effect::*;
+use super::Kind::*;
+use super::Update::*;
+use super::{Key, key};
+
+#[rustfmt::skip] // One key is one row.
+pub(super) const KEYS: &[Key] = &[
+    key("listeners", List, Is("PLAINTEXT://:9092"), Any, ReadOnly, Used,
+        "Addresses to listen on, `NAME://host:port`, separated by commas; an empty host means all interfaces."),
+    key("advertised.listeners", List, Null, Any, ReadOnly, Used,
+        "Addresses that clients are told, in the form of `listeners`; those of `listeners` when not set."),
+    key("listener.security.protocol.map", String, Is("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), Any, ReadOnly, Used,
+        "Security protocol of each listener name, `NAME:PROTOCOL`. Ottla speaks PLAINTEXT."),
+    key("inter.broker.listener.name", String, Null, Any, ReadOnly, Used,
+        "Listener that brokers use among themselves; the first that is not a controller's when not set."),
+    key("security.inter.broker.protocol", String, Is("PLAINTEXT"), OneOf(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]), ReadOnly, Used,
+        "Security protocol between brokers; only one of this and `inter.broker.listener.name` may be set."),
+    key("controller.listener.names", List, Is("CONTROLLER"), Any, ReadOnly, Used,
+        "Names of the listeners that belong to the controller."),
+    key("max.connections", Int, Is("2147483647"), AtLeast(0), ClusterWide, Used,
+        "Connections this broker accepts at a time."),
+    key("max.connections.per.ip", Int, Is("2147483647"), AtLeast(0), ClusterWide, Used,
+        "Connections accepted from one address at a time."),
+    key("max.connections.per.ip.overrides", String, Is(""), ConnectionOverrides, ClusterWide, Used,
+        "Exceptions from `max.connections.per.ip`, `address:count` separated by commas."),
+    key("max.connection.creation.rate", Int, Is("2147483647"), AtLeast(0), ClusterWide, Used,
+        "New connections accepted per second."),
+    key("connections.max.idle.ms", Long, Is("600000"), Any, ReadOnly, Used,
+        "A connection without requests is closed after this time; negative: never."),
+    key("connections.max.reauth.ms", Long, Is("0"), Any, ReadOnly, Known,
+        "After how long a SASL connection must authenticate again."),
+    key("connection.failed.authentication.delay.ms", Int, Is("100"), AtLeast(0), ReadOnly, Known,
+        "How long the answer to a failed authentication is delayed."),
+    key("socket.request.max.bytes", Int, Is("104857600"), AtLeast(1), ReadOnly, Used,
+        "Largest request taken from a socket."),
+    key("socket.send.buffer.bytes", Int, Is("102400"), AtLeast(-1), ReadOnly, Used,
+        "Send buffer of a socket; -1: the system's default."),
+    key("socket.receive.buffer.bytes", Int, Is("102400"), AtLeast(-1), ReadOnly, Used,
+        "Receive buffer of a socket; -1: the system's default."),
+    key("socket.listen.backlog.size", Int, Is("50"), AtLeast(1), ReadOnly, Used,
+        "Connections that wait to be accepted."),
+    key("socket.connection.setup.timeout.ms", Long, Is("10000"), Any, ReadOnly, Known,
+        "How long opening a connection to another node may take."),
+    key("socket.connection.setup.timeout.max.ms", Long, Is("30000"), Any, ReadOnly, Known,
+        "Upper end of that time when it grows after failures."),
+    key("queued.max.requests", Int, Is("500"), AtLeast(1), ReadOnly, Used,
+        "Requests that wait for their answer before sockets are no longer read."),
+    key("queued.max.request.bytes", Long, Is("-1"), Any, ReadOnly, Known,
+        "Bytes of waiting requests before sockets are no longer read; -1: no bound."),
+    key("max.request.partition.size.limit", Int, Is("2000"), AtLeast(1), ReadOnly, Used,
+        "Most partitions in one DescribeTopicPartitions answer."),
+    key("fetch.max.bytes", Int, Is("57671680"), AtLeast(1024), ReadOnly, Used,
+        "Most bytes in one fetch answer."),
+    key("max.incremental.fetch.session.cache.slots", Int, Is("1000"), AtLeast(0), ReadOnly, Used,
+        "Incremental fetch sessions kept."),
+    key("fetch.purgatory.purge.interval.requests", Int, Is("1000"), Any, ReadOnly, Known,
+        "When Kafka purges waiting fetches. Ottla drops them at once."),
+    key("producer.purgatory.purge.interval.requests", Int, Is("1000"), Any, ReadOnly, Known,
+        "When Kafka purges waiting produce requests. Ottla drops them at once."),
+    key("delete.records.purgatory.purge.interval.requests", Int, Is("1"), Any, ReadOnly, Known,
+        "When Kafka purges waiting DeleteRecords requests. Ottla drops them at once."),
+    key("share.fetch.purgatory.purge.interval.requests", Int, Is("1000"), Any, ReadOnly, Known,
+        "When Kafka purges waiting share fetches."),
+];

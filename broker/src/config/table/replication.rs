@@ -1,0 +1,62 @@
+//! Keys of replication and quotas.
+
+use super::Check::*;
+use super::Default::*;
+use super::Effect::*;
+use super::Kind::*;
+use super::Update::*;
+use super::{Key, key};
+
+#[rustfmt::skip] // One key is one row.
+pub(super) const KEYS: &[Key] = &[
+    key("num.replica.fetchers", Int, Is("1"), AtLeast(1), ClusterWide, Known,
+        "Fetchers to each other broker."),
+    key("num.replica.alter.log.dirs.threads", Int, Null, Any, ReadOnly, Known,
+        "Threads that move replicas between directories."),
+    key("replica.fetch.max.bytes", Int, Is("1048576"), AtLeast(0), ReadOnly, Known,
+        "Bytes a follower asks for per partition."),
+    key("replica.fetch.min.bytes", Int, Is("1"), Any, ReadOnly, Known,
+        "Bytes a follower waits for."),
+    key("replica.fetch.response.max.bytes", Int, Is("10485760"), AtLeast(0), ReadOnly, Known,
+        "Bytes a follower asks for in all."),
+    key("replica.fetch.wait.max.ms", Int, Is("500"), Any, ReadOnly, Known,
+        "How long a follower's fetch waits."),
+    key("replica.fetch.backoff.ms", Int, Is("1000"), AtLeast(0), ReadOnly, Known,
+        "Pause after a failed fetch of a follower."),
+    key("replica.lag.time.max.ms", Long, Is("30000"), Any, ReadOnly, Used,
+        "After how long without catching up a follower leaves the in-sync set."),
+    key("replica.high.watermark.checkpoint.interval.ms", Long, Is("5000"), Any, ReadOnly, Used,
+        "How often high watermarks are written to disk."),
+    key("replica.selector.class", String, Null, Any, ReadOnly, OnlyDefault,
+        "Java class that chooses the replica a consumer reads from."),
+    key("replica.socket.receive.buffer.bytes", Int, Is("65536"), Any, ReadOnly, Known,
+        "Receive buffer of a follower's socket."),
+    key("replica.socket.timeout.ms", Int, Is("30000"), Any, ReadOnly, Known,
+        "How long a follower waits for an answer."),
+    key("follower.fetch.last.tiered.offset.enable", Boolean, Is("false"), Any, ClusterWide, Known,
+        "Whether a new follower begins at the last tiered offset."),
+    key("leader.replication.throttled.rate", Long, Is("9223372036854775807"), AtLeast(0), ClusterWide, Known,
+        "Rate of throttled replication on the leader's side, bytes per second.").hidden(),
+    key("follower.replication.throttled.rate", Long, Is("9223372036854775807"), AtLeast(0), ClusterWide, Known,
+        "Rate of throttled replication on the follower's side, bytes per second.").hidden(),
+    key("replica.alter.log.dirs.io.max.bytes.per.second", Long, Is("9223372036854775807"), AtLeast(0), ClusterWide, Known,
+        "Rate of moves between directories.").hidden(),
+    key("replication.quota.window.num", Int, Is("11"), AtLeast(1), ReadOnly, Known,
+        "Samples of the replication quota."),
+    key("replication.quota.window.size.seconds", Int, Is("1"), AtLeast(1), ReadOnly, Known,
+        "Length of a sample of the replication quota."),
+    key("alter.log.dirs.replication.quota.window.num", Int, Is("11"), AtLeast(1), ReadOnly, Known,
+        "Samples of the quota on moves between directories."),
+    key("alter.log.dirs.replication.quota.window.size.seconds", Int, Is("1"), AtLeast(1), ReadOnly, Known,
+        "Length of a sample of that quota."),
+    key("quota.window.num", Int, Is("11"), AtLeast(1), ReadOnly, Known,
+        "Samples of client quotas."),
+    key("quota.window.size.seconds", Int, Is("1"), AtLeast(1), ReadOnly, Known,
+        "Length of a sample of client quotas."),
+    key("controller.quota.window.num", Int, Is("11"), AtLeast(1), ReadOnly, Known,
+        "Samples of the quota on changes of metadata."),
+    key("controller.quota.window.size.seconds", Int, Is("1"), AtLeast(1), ReadOnly, Known,
+        "Length of a sample of that quota."),
+    key("client.quota.callback.class", Class, Null, Any, ReadOnly, OnlyDefault,
+        "Java class that decides about quotas."),
+];
