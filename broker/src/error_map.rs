@@ -1,2 +1,143 @@
 //! The only place where internal errors become Kafka error codes. Every match is exhaustive and has no wildcard arm, so
 //! that a new internal error cannot be answered by accident.
+
+use kafka_protocol::error::ResponseError;
+use ottla_batch::BatchError;
+use ottla_raft::SubmitError;
+use ottla_raft::requests::AllocateProducerIdsError;
+use ottla_storage::log;
+
+use crate::replica::sessions::SessionError;
+use crate::replica::{AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError};
+
+// ---- replicas
+
+pub fn lookup(error: &LookupError) -> ResponseError {
+    match error {
+        LookupError::UnknownTopicOrPartition => ResponseError::UnknownTopicOrPartition,
+        LookupError::UnknownTopicId => ResponseError::UnknownTopicId,
+        LookupError::NotHere => ResponseError::NotLeaderOrFollower,
+        LookupError::Failed => ResponseError::KafkaStorageError,
+    }
+}
+
+pub fn leader(error: &LeaderError) -> ResponseError {
+    match error {
+        LeaderError::NotLeader => ResponseError::NotLeaderOrFollower,
+        LeaderError::FencedEpoch { .. } => ResponseError::FencedLeaderEpoch,
+        LeaderError::UnknownEpoch { .. } => ResponseError::UnknownLeaderEpoch,
+        LeaderError::Offline => ResponseError::KafkaStorageError,
+        LeaderError::Deleted => ResponseError::UnknownTopicOrPartition,
+    }
+}
+
+pub fn append(error: &AppendError) -> ResponseError {
+    match error {
+        AppendError::Leader(error) => leader(error),
+        AppendError::NotEnoughReplicas { .. } => ResponseError::NotEnoughReplicas,
+        AppendError::Log(error) => log_append(error),
+    }
+}
+
+pub fn not_committed(error: &NotCommitted) -> ResponseError {
+    match error {
+        NotCommitted::Leader(error) => leader(error),
+    }
+}
+
+pub fn read(error: &ReadError) -> ResponseError {
+    match error {
+        ReadError::Leader(error) => leader(error),
+        ReadError::Log(error) => log_read(error),
+    }
+}
+
+pub fn session(error: &SessionError) -> ResponseError {
+    match error {
+        SessionError::IdNotFound => ResponseError::FetchSessionIdNotFound,
+        SessionError::InvalidEpoch { .. } => ResponseError::InvalidFetchSessionEpoch,
+        SessionError::TopicIdError => ResponseError::FetchSessionTopicIdError,
+    }
+}
+
+/// What an idempotent producer is told when no id can be given to it: something it tries again, unless nobody ever can.
+pub fn producer_id(error: &ProducerIdError) -> ResponseError {
+    match error {
+        ProducerIdError::NotRegistered => ResponseError::CoordinatorNotAvailable,
+        ProducerIdError::Refused(error) => match error {
+            AllocateProducerIdsError::NotRegistered(_) | AllocateProducerIdsError::StaleEpoch { .. } => {
+                ResponseError::CoordinatorNotAvailable
+            }
+            AllocateProducerIdsError::Exhausted => ResponseError::UnknownServerError,
+        },
+        ProducerIdError::Submit(error) => match error {
+            SubmitError::NotController { .. }
+            | SubmitError::OutcomeUnknown
+            | SubmitError::Refused(_)
+            | SubmitError::Stopped(_) => ResponseError::CoordinatorNotAvailable,
+        },
+    }
+}
+
+// ---- the log
+
+pub fn log_append(error: &log::AppendError) -> ResponseError {
+    match error {
+        log::AppendError::DiskFull { .. } | log::AppendError::Io { .. } | log::AppendError::Offline(_) => {
+            ResponseError::KafkaStorageError
+        }
+        log::AppendError::LargerThanSegment { .. } => ResponseError::RecordListTooLarge,
+        log::AppendError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
+        log::AppendError::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
+        log::AppendError::DuplicateSequence { .. } => ResponseError::DuplicateSequenceNumber,
+        log::AppendError::InvalidTxnState { .. } => ResponseError::InvalidTxnState,
+        log::AppendError::TransactionCoordinatorFenced { .. } => ResponseError::TransactionCoordinatorFenced,
+        log::AppendError::UnexpectedOffset { .. }
+        | log::AppendError::LeaderEpochWentBack { .. }
+        | log::AppendError::OffsetsUsedUp => ResponseError::UnknownServerError,
+        log::AppendError::Batch(error) => batch(error),
+    }
+}
+
+pub fn log_read(error: &log::ReadError) -> ResponseError {
+    match error {
+        log::ReadError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        log::ReadError::Io { .. } | log::ReadError::Offline(_) => ResponseError::KafkaStorageError,
+        log::ReadError::Corrupt { .. } => ResponseError::CorruptMessage,
+    }
+}
+
+pub fn log_change(error: &log::ChangeError) -> ResponseError {
+    match error {
+        log::ChangeError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        log::ChangeError::Io { .. } | log::ChangeError::Offline(_) => ResponseError::KafkaStorageError,
+        log::ChangeError::Read(error) => log_read(error),
+    }
+}
+
+/// For a produce request.
+pub fn batch(error: &BatchError) -> ResponseError {
+    match error {
+        BatchError::Truncated { .. }
+        | BatchError::BatchTooSmall { .. }
+        | BatchError::CrcMismatch { .. }
+        | BatchError::UnknownMagic { .. } => ResponseError::CorruptMessage,
+        BatchError::UnknownCodec { .. } => ResponseError::UnsupportedCompressionType,
+        BatchError::BatchTooLarge { .. } | BatchError::DecompressedTooLarge { .. } => {
+            ResponseError::MessageTooLarge
+        }
+        BatchError::OldMagic { .. }
+        | BatchError::NoBatch
+        | BatchError::TooManyBatches { .. }
+        | BatchError::Decompression { .. }
+        | BatchError::BaseOffsetNotZero { .. }
+        | BatchError::CountMismatch { .. }
+        | BatchError::ControlBatch
+        | BatchError::InvalidSequence { .. }
+        | BatchError::MalformedRecord { .. }
+        | BatchError::TrailingBytes { .. }
+        | BatchError::InvalidRecords { .. } => ResponseError::InvalidRecord,
+        BatchError::InvalidTimestamps { .. } => ResponseError::InvalidTimestamp,
+        BatchError::Compression { .. } => ResponseError::UnknownServerError,
+    }
+}

@@ -1,12 +1,85 @@
-//! DescribeLogDirs.
+//! DescribeLogDirs: API key 35, versions 1 to 5.
+//!
+//! v2: flexible. v3: a code for the whole request. v4: size and free space of the volume (KIP-827). v5: whether a directory is
+//! cordoned (KIP-1066); none ever is.
 
-use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::describe_log_dirs_response::{
+    DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
+use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use ottla_storage::logdir::LogDir;
 
 use super::{Close, RequestContext};
+use crate::replica::Replica;
 
 pub async fn handle(
-    _cx: RequestContext,
-    _request: DescribeLogDirsRequest,
+    cx: RequestContext,
+    request: DescribeLogDirsRequest,
 ) -> Result<DescribeLogDirsResponse, Close> {
-    Err(Close::new("DescribeLogDirs is not built"))
+    let asked: Option<HashMap<String, HashSet<i32>>> = request.topics.map(|topics| {
+        let mut asked: HashMap<String, HashSet<i32>> = HashMap::new();
+        for topic in topics {
+            asked.entry(topic.topic.to_string()).or_default().extend(topic.partitions);
+        }
+        asked
+    });
+    let replicas = cx.broker.replicas.clone();
+    let mut of_dir: HashMap<*const LogDir, Vec<Arc<Replica>>> = HashMap::new();
+    for replica in replicas.replicas() {
+        let name: &str = replica.topic();
+        let is_asked = asked.as_ref().is_none_or(|asked| {
+            asked.get(name).is_some_and(|partitions| partitions.contains(&replica.partition()))
+        });
+        if is_asked {
+            of_dir.entry(Arc::as_ptr(replicas.log_dir_of(&replica))).or_default().push(replica);
+        }
+    }
+    let mut response = DescribeLogDirsResponse::default();
+    for log_dir in replicas.log_dirs() {
+        let held = of_dir.remove(&Arc::as_ptr(log_dir)).unwrap_or_default();
+        response.results.push(describe(log_dir, &held));
+    }
+    Ok(response)
+}
+
+fn describe(log_dir: &LogDir, held: &[Arc<Replica>]) -> DescribeLogDirsResult {
+    let path = std::path::absolute(log_dir.path()).unwrap_or_else(|_| log_dir.path().to_owned());
+    let result = DescribeLogDirsResult::default()
+        .with_log_dir(StrBytes::from_string(path.display().to_string()))
+        .with_total_bytes(-1)
+        .with_usable_bytes(-1);
+    if log_dir.offline().is_some() {
+        return result.with_error_code(ResponseError::KafkaStorageError.code());
+    }
+    let space = match log_dir.space() {
+        Ok(space) => space,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "the volume can't be asked for its space");
+            return result.with_error_code(ResponseError::KafkaStorageError.code());
+        }
+    };
+    let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
+    for replica in held {
+        let lag = (replica.high_watermark().0 - replica.end_offset().0).max(0);
+        let partition = DescribeLogDirsPartition::default()
+            .with_partition_index(replica.partition())
+            .with_partition_size(i64::try_from(replica.size_in_bytes()).unwrap_or(i64::MAX))
+            .with_offset_lag(lag);
+        topics.entry(replica.topic()).or_default().push(partition);
+    }
+    let topics = topics.into_iter().map(|(name, mut partitions)| {
+        partitions.sort_by_key(|partition| partition.partition_index);
+        DescribeLogDirsTopic::default()
+            .with_name(TopicName(StrBytes::from_string(name.to_owned())))
+            .with_partitions(partitions)
+    });
+    result
+        .with_topics(topics.collect())
+        .with_total_bytes(i64::try_from(space.total_bytes).unwrap_or(i64::MAX))
+        .with_usable_bytes(i64::try_from(space.usable_bytes).unwrap_or(i64::MAX))
 }

@@ -143,8 +143,8 @@ pub fn row(key: i16) -> Option<&'static Row> {
 
 fn build() -> Vec<Row> {
     vec![
-        Row::serial::<ProduceRequest, _, _>(3..=13, produce::handle),
-        Row::serial::<FetchRequest, _, _>(4..=18, fetch::handle),
+        Row::staged(ApiKey::Produce, 3..=13, produce_frame::decode, produce::start),
+        Row::staged(ApiKey::Fetch, 4..=18, guard::decode::<FetchRequest>, fetch::start),
         Row::serial::<ListOffsetsRequest, _, _>(1..=11, list_offsets::handle),
         Row::serial::<MetadataRequest, _, _>(0..=13, metadata::handle),
         Row::serial::<OffsetCommitRequest, _, _>(2..=10, offset_commit::handle),

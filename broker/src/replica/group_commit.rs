@@ -12,9 +12,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::counters::Counters;
 use super::partition::Replica;
 
 /// How many syncs of one log directory may run at once: the device and the journal merge concurrent flushes, so replicas
@@ -54,6 +56,7 @@ pub struct SyncQueue {
     state: Mutex<QueueState>,
     ready: Condvar,
     on_fatal: OnFatal,
+    counters: Option<Arc<Counters>>,
 }
 
 #[derive(Default)]
@@ -66,8 +69,12 @@ struct QueueState {
 
 impl SyncQueue {
     /// `name` ends up in the names of the threads.
-    pub fn start(name: &str, on_fatal: OnFatal) -> io::Result<Arc<SyncQueue>> {
-        let queue = SyncQueue::without_threads(on_fatal);
+    pub fn start(
+        name: &str,
+        on_fatal: OnFatal,
+        counters: Option<Arc<Counters>>,
+    ) -> io::Result<Arc<SyncQueue>> {
+        let queue = SyncQueue::without_threads(on_fatal, counters);
         for index in 0..SYNC_THREADS_PER_LOG_DIR {
             let worker = Arc::clone(&queue);
             let thread = std::thread::Builder::new()
@@ -79,8 +86,8 @@ impl SyncQueue {
     }
 
     /// A queue that its owner empties by hand, for tests and simulations that decide when a sync happens.
-    pub fn without_threads(on_fatal: OnFatal) -> Arc<SyncQueue> {
-        Arc::new(SyncQueue { state: Mutex::default(), ready: Condvar::new(), on_fatal })
+    pub fn without_threads(on_fatal: OnFatal, counters: Option<Arc<Counters>>) -> Arc<SyncQueue> {
+        Arc::new(SyncQueue { state: Mutex::default(), ready: Condvar::new(), on_fatal, counters })
     }
 
     /// `replica` has unsynced bytes that somebody waits for.
@@ -115,7 +122,11 @@ impl SyncQueue {
                 self.ready.wait(&mut state);
             }
         };
+        let started = Instant::now();
         let outcome = replica.sync();
+        if let Some(counters) = &self.counters {
+            counters.sync_seconds.observe(started.elapsed().as_secs_f64());
+        }
         let mut state = self.state.lock();
         state.running -= 1;
         if let Err(reason) = outcome {

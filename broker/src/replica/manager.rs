@@ -21,6 +21,7 @@ use ottla_storage::logdir::LogDir;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::counters::Counters;
 use super::directory::{Directory, TopicReplicas};
 use super::group_commit::{OnFatal, SyncQueue};
 use super::maintenance::Maintenance;
@@ -54,6 +55,19 @@ pub enum StartError {
     Thread(io::Error),
 }
 
+/// Why this broker has no replica of a partition that a client names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    #[error("this server does not host this topic-partition")]
+    UnknownTopicOrPartition,
+    #[error("this server does not host this topic id")]
+    UnknownTopicId,
+    #[error("the partition is on other brokers")]
+    NotHere,
+    #[error("the log of the partition could not be opened")]
+    Failed,
+}
+
 pub(super) struct Dir {
     pub log_dir: Arc<LogDir>,
     pub syncs: Arc<SyncQueue>,
@@ -66,7 +80,7 @@ pub struct ReplicaManager {
     config: Arc<NodeConfig>,
     dirs: Vec<Dir>,
     metadata: Metadata,
-    metrics: Arc<Metrics>,
+    counters: Arc<Counters>,
     topic_settings: TopicSettingsOf,
     directory: Directory,
     /// Held while an image is applied.
@@ -108,6 +122,7 @@ impl ReplicaManager {
     /// following the image. Needs a tokio runtime.
     pub async fn start(options: ReplicaOptions) -> Result<Arc<ReplicaManager>, StartError> {
         let ReplicaOptions { local, config, log_dirs, metadata, metrics, topic_settings, on_fatal } = options;
+        let counters = Arc::new(Counters::register(&metrics));
         let mut dirs = Vec::new();
         let mut on_disk = HashMap::new();
         for (index, log_dir) in log_dirs.into_iter().enumerate() {
@@ -121,7 +136,8 @@ impl ReplicaManager {
                 }
             }
             let syncs =
-                SyncQueue::start(&index.to_string(), Arc::clone(&on_fatal)).map_err(StartError::Thread)?;
+                SyncQueue::start(&index.to_string(), Arc::clone(&on_fatal), Some(Arc::clone(&counters)))
+                    .map_err(StartError::Thread)?;
             dirs.push(Dir { log_dir: Arc::new(log_dir), syncs, replicas: AtomicUsize::new(0) });
         }
         let slots = config.replication.fetch_session_slots_max;
@@ -131,7 +147,7 @@ impl ReplicaManager {
             config,
             dirs,
             metadata: metadata.clone(),
-            metrics,
+            counters,
             topic_settings,
             directory: Directory::default(),
             applying: Mutex::new(Applied { image: empty, on_disk, stopped: false }),
@@ -189,6 +205,45 @@ impl ReplicaManager {
 
     pub fn topic_by_id(&self, topic_id: TopicId) -> Option<Arc<TopicReplicas>> {
         self.directory.by_id(topic_id)
+    }
+
+    /// The replica of a partition, or why there is none here.
+    pub fn find(&self, topic: &str, partition: i32) -> Result<Arc<Replica>, LookupError> {
+        if let Some(replica) = self.get(topic, partition) {
+            return Ok(replica);
+        }
+        let image = self.metadata.image();
+        self.why_missing(image.topic_by_name(topic), partition)
+    }
+
+    pub fn find_by_id(&self, topic_id: TopicId, partition: i32) -> Result<Arc<Replica>, LookupError> {
+        if let Some(replica) = self.get_by_id(topic_id, partition) {
+            return Ok(replica);
+        }
+        let image = self.metadata.image();
+        let topic = image.topic_by_id(topic_id).ok_or(LookupError::UnknownTopicId)?;
+        self.why_missing(Some(topic), partition)
+    }
+
+    fn why_missing(
+        &self,
+        topic: Option<&Arc<ottla_raft::Topic>>,
+        partition: i32,
+    ) -> Result<Arc<Replica>, LookupError> {
+        let topic = topic.ok_or(LookupError::UnknownTopicOrPartition)?;
+        let state = topic.partition(partition).ok_or(LookupError::UnknownTopicOrPartition)?;
+        if state.replicas.contains(&self.local) && self.is_failed(topic.id, partition) {
+            return Err(LookupError::Failed);
+        }
+        // Also while a topic that was just created is being opened: the client tries again.
+        Err(LookupError::NotHere)
+    }
+
+    /// Resolves when everything up to this metadata offset is in force here, at most after `limit`; says whether it is.
+    pub async fn await_applied(&self, offset: u64, limit: Duration) -> bool {
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= offset);
+        matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
     }
 
     /// As [`ReplicaManager::get`], for code that has just created the topic: waits at most `limit` until this broker opened it.
@@ -254,8 +309,8 @@ impl ReplicaManager {
         &self.config
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     pub(super) fn maintenance(&self) -> &Maintenance {

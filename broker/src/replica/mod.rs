@@ -11,6 +11,7 @@
 //! waiters; no two logs at once; nothing waits for a disk sync while it holds a log.
 
 mod append;
+mod counters;
 mod directory;
 pub mod group_commit;
 pub mod in_sync;
@@ -26,7 +27,12 @@ pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAc
 pub use directory::TopicReplicas;
 pub use group_commit::Fatal;
 pub use in_sync::Durability;
-pub use manager::{ReplicaManager, ReplicaOptions, StartError};
+pub use manager::{LookupError, ReplicaManager, ReplicaOptions, StartError};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
 pub use producer_ids::ProducerIdError;
 pub use read::{Isolation, Read, ReadBound, ReadError, ReadRequest};
+
+/// Kafka's own topics: clients read them, only coordinators write them.
+pub fn is_internal_topic(name: &str) -> bool {
+    matches!(name, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
+}

@@ -106,6 +106,8 @@ pub struct Replica {
     log_start: AtomicI64,
     /// First offset that is not committed.
     high_watermark: AtomicI64,
+    /// The end of the log when this broker began to lead; see [`Replica::knows_its_bounds`].
+    epoch_start: AtomicI64,
     /// First offset of the earliest open transaction; `i64::MAX` without one.
     first_unstable: AtomicI64,
     /// Offset of the next append.
@@ -151,6 +153,7 @@ impl Replica {
             log_start: AtomicI64::new(log.log_start_offset().0),
             high_watermark: AtomicI64::new(log.log_start_offset().0),
             first_unstable: AtomicI64::new(i64::MAX),
+            epoch_start: AtomicI64::new(0),
             end: AtomicI64::new(log.end_offset().0),
             last_used_ms: AtomicI64::new(clock::now().0),
             state: Mutex::new(State { log, leader: None }),
@@ -171,6 +174,11 @@ impl Replica {
         self.partition
     }
 
+    /// Who waits for this replica.
+    pub fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
     /// The settings in force; a change of the topic's configs swaps them.
     pub fn settings(&self) -> Arc<TopicSettings> {
         self.settings.load_full()
@@ -189,6 +197,12 @@ impl Replica {
     /// Exclusive: what a reader of committed transactions may see.
     pub fn last_stable_offset(&self) -> Offset {
         Offset(self.first_unstable.load(Ordering::SeqCst)).min(self.high_watermark())
+    }
+
+    /// Whether the high watermark has reached where this leader began. Before that it may lie below what an earlier
+    /// leader (or this process before its restart) already showed, so nobody is told the latest offset (KIP-207).
+    pub fn knows_its_bounds(&self) -> bool {
+        self.high_watermark().0 >= self.epoch_start.load(Ordering::Acquire)
     }
 
     /// Exclusive: the offset that the next record gets.
@@ -251,6 +265,7 @@ impl Replica {
             let in_sync =
                 InSyncSet::new(self.settings.load().durability, end, synced.min(end), self.high_watermark());
             state.leader = Some(Leader { epoch, in_sync });
+            self.epoch_start.store(end.0, Ordering::Release);
             self.leader_epoch.store(epoch.0, Ordering::Release);
             self.role.store(Role::Leader as u8, Ordering::Release);
         }
