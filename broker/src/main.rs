@@ -1,2 +1,137 @@
-//! The `ottla` binary.
-fn main() {}
+//! The `ottla` binary: `start` runs a node, the other subcommands are the client's.
+//!
+//! Exit codes of `start`: 0 after a controlled shutdown, 2 for wrong usage or configuration, 3 when the node cannot start
+//! (a taken port, a directory of another node), 70 for an unexpected end, 74 when it stopped itself to protect data
+//! (a failed fsync).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use ottla_broker::config::NodeConfig;
+use ottla_broker::node;
+use tracing_subscriber::EnvFilter;
+
+/// Frames of up to a mebibyte are taken and given back on every request.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A Kafka-compatible event broker in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "ottla", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a node: broker and controller in one, data under ./data, clients on 127.0.0.1:9092, unless configured
+    /// otherwise
+    Start(StartArgs),
+    #[command(flatten)]
+    Client(ottla_clients::cli::Command),
+}
+
+#[derive(Debug, clap::Args)]
+struct StartArgs {
+    /// Configuration in the format and with the keys of Kafka's server.properties
+    #[arg(value_name = "SERVER.PROPERTIES")]
+    properties: Option<PathBuf>,
+    /// Set a configuration key; wins over the file. May be given many times
+    #[arg(long = "override", value_name = "KEY=VALUE", value_parser = parse_override)]
+    overrides: Vec<(String, String)>,
+    /// How log lines look; what is logged is chosen by OTTLA_LOG (for example `info,ottla_broker::net=debug`)
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn parse_override(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+const EXIT_CONFIG: u8 = 2;
+const EXIT_START: u8 = 3;
+const EXIT_UNEXPECTED: u8 = 70;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Start(args) => start(args),
+        Command::Client(command) => match runtime() {
+            Ok(runtime) => runtime.block_on(command.run()),
+            Err(error) => {
+                eprintln!("ottla: cannot start threads: {error}");
+                ExitCode::from(EXIT_UNEXPECTED)
+            }
+        },
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ottla-worker").build()
+}
+
+fn start(args: StartArgs) -> ExitCode {
+    log_to_stderr(args.log_format);
+    let config = match NodeConfig::load(args.properties.as_deref(), &args.overrides) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("ottla: the configuration is refused:\n{error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    for note in config.start_notes() {
+        tracing::warn!("{note}");
+    }
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("ottla: cannot start threads: {error}");
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    runtime.block_on(async {
+        let node = match node::start(config).await {
+            Ok(node) => node,
+            Err(error) => {
+                eprintln!("ottla: {error}");
+                return ExitCode::from(EXIT_START);
+            }
+        };
+        print!("{}", node.banner());
+        let code = match node.until_told_to_stop().await {
+            node::Stop::Signal(signal) => {
+                tracing::info!("{signal}: shutting down");
+                ExitCode::SUCCESS
+            }
+            node::Stop::Failed(reason) => {
+                tracing::error!(%reason, "this node cannot go on");
+                ExitCode::from(EXIT_UNEXPECTED)
+            }
+        };
+        node.shutdown().await;
+        code
+    })
+}
+
+/// Log lines go to standard error; standard output carries only the banner.
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("OTTLA_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,sled=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_target(false).with_ansi(colours).init();
+        }
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,17 +1,337 @@
 //! One running node: what handlers may reach (`Broker`), and the order in which its parts start and stop.
+//!
+//! Start: ports, then metadata, then log directories and replicas, then groups, then the listeners accept. Ports come first, so
+//! that a second node started by mistake is told so before it has touched any data. Stop is the reverse: no more
+//! requests, groups answer what is parked, logs are synced and marked clean, the metadata closes last.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ottla_raft::requests::{BrokerHeartbeat, RegisterBroker};
+use ottla_raft::{BrokerEpoch, BrokerId, FeatureRange, Metadata, MetadataConfig};
+use ottla_storage::disk::Disk;
+use ottla_storage::logdir::{self, LogDir, LogDirError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::NodeConfig;
+use crate::group::GroupCoordinator;
+use crate::metrics::{self, Metrics};
+use crate::net::{self, BindError};
+use crate::replica::{Fatal, ReplicaManager, ReplicaOptions};
+
+mod offsets_log;
 
 /// Everything a request handler may use. One per process, shared by all connections.
 pub struct Broker {
-    pub config: Arc<crate::config::NodeConfig>,
-    pub metadata: ottla_raft::Metadata,
-    pub replicas: Arc<crate::replica::ReplicaManager>,
-    pub groups: Arc<crate::group::GroupCoordinator>,
-    pub metrics: Arc<crate::metrics::Metrics>,
+    pub config: Arc<NodeConfig>,
+    pub metadata: Metadata,
+    pub replicas: Arc<ReplicaManager>,
+    pub groups: Arc<GroupCoordinator>,
+    pub metrics: Arc<Metrics>,
+    /// Where each listener really listens, by name: an advertised port 0 means this one.
+    pub addresses: BTreeMap<String, SocketAddr>,
 }
 
 /// The feature levels this node understands.
-pub fn supported_features() -> std::collections::BTreeMap<String, ottla_raft::FeatureRange> {
-    std::collections::BTreeMap::new()
+pub fn supported_features() -> BTreeMap<String, FeatureRange> {
+    // 7 is Kafka 3.3, the first that KRaft clusters run; 27 is Kafka 4.1, whose schemas the node speaks.
+    BTreeMap::from([("metadata.version".to_owned(), FeatureRange { min: 7, max: 27 })])
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("ottla.metrics.listener: cannot listen on {address}: {source}")]
+    Metrics { address: String, source: std::io::Error },
+    #[error(transparent)]
+    LogDir(#[from] LogDirError),
+    #[error(transparent)]
+    Metadata(#[from] ottla_raft::StartError),
+    #[error(transparent)]
+    Replicas(#[from] crate::replica::StartError),
+    #[error("process.roles: this node must be broker and controller in one; clusters of several nodes are not supported")]
+    Roles,
+    #[error("the controller refuses this broker: {0}")]
+    Register(String),
+    #[error("{path} belongs to cluster {found}, but {other_path} to cluster {other}")]
+    TwoClusters { path: PathBuf, found: String, other_path: PathBuf, other: String },
+    #[error("ottla.cluster.id: {0}")]
+    ClusterId(String),
+}
+
+/// A node that serves.
+pub struct Node {
+    broker: Arc<Broker>,
+    stop: watch::Sender<bool>,
+    ready: Arc<AtomicBool>,
+    metrics_address: Option<SocketAddr>,
+    serving: JoinHandle<()>,
+    groups: JoinHandle<()>,
+    heartbeats: JoinHandle<()>,
+    started_in: Duration,
+}
+
+/// Why a node ends.
+#[derive(Debug)]
+pub enum Stop {
+    Signal(&'static str),
+    Failed(String),
+}
+
+/// Starts a node and returns when it serves clients. Needs a tokio runtime.
+pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
+    let begin = Instant::now();
+    if !(config.roles.broker && config.roles.controller) {
+        return Err(StartError::Roles);
+    }
+    let config = Arc::new(config);
+    let (stop, stopped) = watch::channel(false);
+
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        // With a single voter nobody else speaks to the controller.
+        if !config.controller_listener_names.contains(&listener.name) {
+            listeners.push(net::bind(listener, config.network.listen_backlog).await?);
+        }
+    }
+    let http = match &config.metrics_listener {
+        Some(address) => Some(
+            metrics::http::bind(address)
+                .await
+                .map_err(|source| StartError::Metrics { address: address.clone(), source })?,
+        ),
+        None => None,
+    };
+    let addresses: BTreeMap<_, _> =
+        listeners.iter().map(|bound| (bound.listener.name.clone(), bound.address)).collect();
+
+    let disk = Disk::real();
+    let metadata = start_metadata(&config, &disk).await?;
+    let cluster_id = metadata.image().cluster_id.to_string();
+    let mut log_dirs = Vec::new();
+    for path in &config.log_dirs {
+        log_dirs.push(LogDir::open(disk.clone(), path, &cluster_id, config.node_id)?);
+    }
+    let (epoch, heartbeats) = register(&config, &metadata, &addresses, &log_dirs, stopped.clone()).await?;
+    tracing::debug!(broker_epoch = epoch.0, "registered");
+
+    let metrics = Metrics::new();
+    let settings = config.clone();
+    let replicas = ReplicaManager::start(ReplicaOptions {
+        local: BrokerId(config.node_id),
+        config: config.clone(),
+        log_dirs,
+        metadata: metadata.clone(),
+        metrics: metrics.clone(),
+        topic_settings: Arc::new(move |image, topic| settings.topic_settings(image, topic)),
+        on_fatal: Arc::new(|fatal: Fatal| {
+            // Nothing may be acknowledged any more: no controlled shutdown, no clean marker.
+            tracing::error!("{fatal}");
+            std::process::exit(fatal.exit_code());
+        }),
+    })
+    .await?;
+    let groups = GroupCoordinator::new(
+        config.group.clone(),
+        Arc::new(offsets_log::ReplicatedOffsetsLog::new(replicas.clone())),
+    );
+    let group_task = tokio::spawn(groups.clone().run(metadata.clone(), BrokerId(config.node_id)));
+    let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics: metrics.clone(), addresses });
+
+    let serving = tokio::spawn(net::serve(listeners, broker.clone(), stopped.clone()));
+    let ready = Arc::new(AtomicBool::new(true));
+    let metrics_address = http.as_ref().map(|(_, address)| *address);
+    if let Some((socket, _)) = http {
+        tokio::spawn(metrics::http::serve(socket, metrics, ready.clone(), stopped));
+    }
+    Ok(Node {
+        broker,
+        stop,
+        ready,
+        metrics_address,
+        serving,
+        groups: group_task,
+        heartbeats,
+        started_in: begin.elapsed(),
+    })
+}
+
+/// Starts the metadata as part of the cluster that the data on disk belongs to, if any.
+async fn start_metadata(config: &NodeConfig, disk: &Disk) -> Result<Metadata, StartError> {
+    let mut cluster: Option<(PathBuf, String)> = None;
+    for path in &config.log_dirs {
+        let Some(found) = logdir::read_meta_properties(disk, path)? else { continue };
+        if found.node_id != config.node_id {
+            return Err(LogDirError::OtherNode {
+                path: path.clone(),
+                found: found.node_id,
+                expected: config.node_id,
+            }
+            .into());
+        }
+        match &cluster {
+            Some((other_path, other)) if *other != found.cluster_id => {
+                return Err(StartError::TwoClusters {
+                    path: path.clone(),
+                    found: found.cluster_id,
+                    other_path: other_path.clone(),
+                    other: other.clone(),
+                });
+            }
+            _ => cluster = Some((path.clone(), found.cluster_id)),
+        }
+    }
+    let expected = config.cluster_id.clone().or(cluster.map(|(_, id)| id));
+    let mut metadata = MetadataConfig::new(BrokerId(config.node_id), &config.metadata_log_dir);
+    metadata.cluster_id = match expected {
+        Some(id) => Some(id.parse().map_err(|error| StartError::ClusterId(format!("{id}: {error}")))?),
+        None => None,
+    };
+    metadata.topic_defaults = ottla_raft::TopicDefaults {
+        partitions: config.topic_defaults.partitions,
+        replication_factor: config.topic_defaults.replication_factor,
+    };
+    Ok(Metadata::start(metadata).await?)
+}
+
+/// How often a broker says that it is alive (`broker.heartbeat.interval.ms`).
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Registers this broker and keeps its registration alive.
+async fn register(
+    config: &NodeConfig,
+    metadata: &Metadata,
+    addresses: &BTreeMap<String, SocketAddr>,
+    log_dirs: &[LogDir],
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(BrokerEpoch, JoinHandle<()>), StartError> {
+    let endpoints = config
+        .advertised_listeners
+        .iter()
+        .map(|endpoint| ottla_raft::Endpoint {
+            name: endpoint.listener.clone(),
+            security_protocol: endpoint.protocol.to_string(),
+            host: endpoint.host.clone(),
+            port: match endpoint.port {
+                0 => addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
+                port => port,
+            },
+        })
+        .collect();
+    let id = BrokerId(config.node_id);
+    let registered = metadata
+        .submit(RegisterBroker {
+            id,
+            incarnation: uuid::Uuid::new_v4(),
+            endpoints,
+            rack: config.rack.as_deref().map(Into::into),
+            features: supported_features(),
+            log_dirs: log_dirs.iter().map(LogDir::directory_id).collect(),
+        })
+        .await
+        .map_err(|error| StartError::Register(error.to_string()))?;
+    let epoch = registered.map_err(|error| StartError::Register(error.to_string()))?;
+    let beat = {
+        let metadata = metadata.clone();
+        move || {
+            let metadata = metadata.clone();
+            async move {
+                let metadata_offset = *metadata.changes().borrow();
+                metadata
+                    .submit(BrokerHeartbeat { id, epoch, metadata_offset, want_fence: false, want_shut_down: false })
+                    .await
+            }
+        }
+    };
+    // The first heartbeat ends the fencing: without it the broker is given no partitions.
+    match beat().await {
+        Ok(Ok(state)) if !state.is_fenced => {}
+        Ok(Ok(_)) => return Err(StartError::Register("the broker stays fenced".to_owned())),
+        Ok(Err(error)) => return Err(StartError::Register(error.to_string())),
+        Err(error) => return Err(StartError::Register(error.to_string())),
+    }
+    let heartbeats = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                () = tokio::time::sleep(HEARTBEAT) => {}
+            }
+            match beat().await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "heartbeat refused"),
+                Err(error) => tracing::warn!(%error, "heartbeat failed"),
+            }
+        }
+    });
+    Ok((epoch, heartbeats))
+}
+
+impl Node {
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// What a person wants to know first.
+    pub fn banner(&self) -> String {
+        let broker = &self.broker;
+        let image = broker.metadata.image();
+        let mut text = format!(
+            "Ottla {} is ready: node {} of cluster {}, started in {} ms\n",
+            env!("CARGO_PKG_VERSION"),
+            broker.config.node_id,
+            image.cluster_id,
+            self.started_in.as_millis()
+        );
+        for endpoint in &broker.config.advertised_listeners {
+            let port = match endpoint.port {
+                0 => broker.addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
+                port => port,
+            };
+            text += &format!("  clients connect to  {}:{} ({})\n", endpoint.host, port, endpoint.listener);
+        }
+        if let Some(address) = self.metrics_address {
+            text += &format!("  metrics and health  http://{address}/metrics, http://{address}/health/ready\n");
+        }
+        for path in &broker.config.log_dirs {
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            text += &format!("  data lies in        {}\n", path.display());
+        }
+        text
+    }
+
+    /// Returns on SIGTERM or SIGINT, or when the node cannot go on.
+    pub async fn until_told_to_stop(&self) -> Stop {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            return Stop::Failed("signal handlers cannot be installed".to_owned());
+        };
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Stop::Signal("SIGTERM"),
+            _ = interrupt.recv() => Stop::Signal("SIGINT"),
+            reason = self.broker.metadata.stopped() => Stop::Failed(format!("the metadata stopped: {reason}")),
+        }
+    }
+
+    /// Controlled shutdown.
+    pub async fn shutdown(self) {
+        self.ready.store(false, Ordering::Release);
+        // Parked group requests are answered first, so that connections drain at once.
+        self.broker.groups.shutdown();
+        self.stop.send_replace(true);
+        let _ = self.serving.await;
+        let _ = self.groups.await;
+        let _ = self.heartbeats.await;
+        self.broker.replicas.shutdown().await;
+        self.broker.metadata.shutdown().await;
+        tracing::info!("stopped");
+    }
 }
