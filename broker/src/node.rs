@@ -61,8 +61,6 @@ pub enum StartError {
     Register(String),
     #[error("{path} belongs to cluster {found}, but {other_path} to cluster {other}")]
     TwoClusters { path: PathBuf, found: String, other_path: PathBuf, other: String },
-    #[error("ottla.cluster.id: {0}")]
-    ClusterId(String),
 }
 
 /// A node that serves.
@@ -189,10 +187,7 @@ async fn start_metadata(config: &NodeConfig, disk: &Disk) -> Result<Metadata, St
     }
     let expected = config.cluster_id.clone().or(cluster.map(|(_, id)| id));
     let mut metadata = MetadataConfig::new(BrokerId(config.node_id), &config.metadata_log_dir);
-    metadata.cluster_id = match expected {
-        Some(id) => Some(id.parse().map_err(|error| StartError::ClusterId(format!("{id}: {error}")))?),
-        None => None,
-    };
+    metadata.cluster_id = expected.map(|id| ottla_raft::ClusterId(id.into()));
     metadata.topic_defaults = ottla_raft::TopicDefaults {
         partitions: config.topic_defaults.partitions,
         replication_factor: config.topic_defaults.replication_factor,
@@ -215,9 +210,9 @@ async fn register(
         .advertised_listeners
         .iter()
         .map(|endpoint| ottla_raft::Endpoint {
-            name: endpoint.listener.clone(),
-            security_protocol: endpoint.protocol.to_string(),
-            host: endpoint.host.clone(),
+            name: endpoint.listener.as_str().into(),
+            security_protocol: endpoint.protocol.id(),
+            host: endpoint.host.as_str().into(),
             port: match endpoint.port {
                 0 => addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
                 port => port,
