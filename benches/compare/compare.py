@@ -1,0 +1,295 @@
+"""The same load on Apache Kafka and on Ottla, one after the other, on the same disk: a table and a plot.
+
+    make compare                      # everything, three rounds, about 25 minutes on two cores
+    make compare COMPARE_ARGS="--rounds 1 --scale 0.2"
+
+Both are given the same server.properties and hold themselves to the same durability: `page cache` is Kafka's default
+and Ottla's `ottla.durability=memory`; `fsync` is Ottla's default and Kafka's `flush.messages=1`. Kafka runs with the heap
+and collector of its start script. Clients: librdkafka (load.c) and Kafka's own perf tools. Values are medians of the
+rounds; the machine drifts, so ratios within one run are what counts.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests" / "stock"))
+
+from harness import environment, tools  # noqa: E402
+from harness.broker import Broker  # noqa: E402
+
+KIB = 1024
+# The JVM options of kafka-server-start.sh and kafka-run-class.sh.
+KAFKA_JVM = ["-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
+             "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent",
+             "-XX:MaxInlineLevel=15", "-Djava.awt.headless=true"]
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Measured(Broker):
+    """A broker as its users run it, and what it costs."""
+
+    def _command(self, properties):
+        if self.kind == "ottla":
+            return [str(REPOSITORY / "target" / "release" / "ottla"), "start", str(properties)]
+        command = super()._command(properties)
+        jars = environment.java_jars(environment.KAFKA_BROKER_VERSION)
+        return [command[0], *KAFKA_JVM, "-cp", f"{jars}/*", "kafka.Kafka", str(properties)]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def memory_mb(self, field: str) -> float:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) / KIB
+
+
+def load(binary: Path, *arguments: object) -> dict:
+    done = subprocess.run([str(binary), *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    if done.returncode != 0:
+        raise RuntimeError(f"load {arguments}: {done.stdout} {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def create(broker: Broker, topic: str, partitions: int) -> None:
+    kafka = tools.KafkaTools(environment.KAFKA_BROKER_VERSION, broker.bootstrap)
+    run = subprocess.run(kafka.command("kafka-topics", "--create", "--topic", topic, "--partitions", str(partitions),
+                                       "--replication-factor", "1"), capture_output=True, text=True, timeout=120)
+    if run.returncode != 0:
+        raise RuntimeError(run.stdout + run.stderr)
+
+
+def settle() -> None:
+    """Writes of the last load must not be charged to the next one."""
+    subprocess.run(["sync"], check=True)
+    time.sleep(1)
+
+
+def costed(broker: Measured, run, megabytes: float) -> dict:
+    before = broker.cpu_s()
+    result = run()
+    result["cpu_s_per_gb"] = (broker.cpu_s() - before) / (megabytes / 1000)
+    return result
+
+
+def perf_producer(broker: Broker, topic: str, records: int, size: int) -> dict:
+    kafka = tools.KafkaTools(environment.KAFKA_BROKER_VERSION, broker.bootstrap)
+    done = subprocess.run(
+        kafka.command("kafka-producer-perf-test", "--topic", topic, "--num-records", str(records), "--record-size",
+                      str(size), "--throughput", "-1", "--producer-props", f"bootstrap.servers={broker.bootstrap}",
+                      "acks=all", "linger.ms=5", "batch.size=131072"),
+        capture_output=True, text=True, timeout=240)
+    found = re.findall(r"([\d.]+) records/sec \(([\d.]+) MB/sec\), ([\d.]+) ms avg latency.*?([\d.]+) ms 99th", done.stdout)
+    if not found:
+        raise RuntimeError(done.stdout + done.stderr)
+    rate, _, _, p99 = found[-1]
+    return {"records_per_s": float(rate), "mb_per_s": float(rate) * size / 1e6, "p99_ms": float(p99)}
+
+
+def perf_consumer(broker: Broker, topic: str, records: int, size: int) -> dict:
+    kafka = tools.KafkaTools(environment.KAFKA_BROKER_VERSION, broker.bootstrap)
+    done = subprocess.run(
+        kafka.command("kafka-consumer-perf-test", "--bootstrap-server", broker.bootstrap, "--topic", topic, "--messages",
+                      str(records), "--timeout", "60000", "--hide-header"),
+        capture_output=True, text=True, timeout=240)
+    rows = [line.split(",") for line in done.stdout.splitlines() if line.count(",") >= 9]
+    if not rows:
+        raise RuntimeError(done.stdout + done.stderr)
+    fetch_mb_s, fetch_records_s = float(rows[-1][8]), float(rows[-1][9])
+    return {"records_per_s": fetch_records_s, "mb_per_s": fetch_mb_s * 1.048576}
+
+
+def run_round(kind: str, binary: Path, directory: Path, scale: float) -> dict[str, dict]:
+    """All workloads on one broker of a kind, page cache durability, then the fsync ones on a fresh one."""
+    results: dict[str, dict] = {}
+    memory = {"ottla.durability": "memory"} if kind == "ottla" else {}
+    broker = Measured(kind, directory / f"{kind}-memory", {"auto.create.topics.enable": "true", **memory})
+    try:
+        results["start"] = time_start(broker, binary)
+        time.sleep(3)
+        results["idle"] = {"memory_mb": broker.memory_mb("VmRSS")}
+        big, small = int(1_500_000 * scale), int(8_000_000 * scale)
+        for name, partitions, records, size in [
+            ("1 KiB, 1 partition", 1, big, KIB),
+            ("1 KiB, 6 partitions", 6, big, KIB),
+            ("100 B, 1 partition", 1, small, 100),
+        ]:
+            topic = f"load-{size}-{partitions}"
+            create(broker, topic, partitions)
+            load(binary, "produce", broker.bootstrap, topic, max(records // 10, 1), size, 1)  # warm-up
+            settle()
+            megabytes = records * size / 1e6
+            results[f"produce {name}"] = costed(
+                broker, lambda: load(binary, "produce", broker.bootstrap, topic, records, size, 1), megabytes)
+            settle()
+            results[f"consume {name}"] = costed(
+                broker, lambda: load(binary, "consume", broker.bootstrap, topic, records), megabytes)
+        create(broker, "java", 6)
+        java = int(600_000 * scale)
+        perf_producer(broker, "java", max(java // 4, 1), KIB)
+        settle()
+        results["kafka-producer-perf-test 1 KiB"] = costed(
+            broker, lambda: perf_producer(broker, "java", java, KIB), java * KIB / 1e6)
+        results["kafka-consumer-perf-test 1 KiB"] = costed(
+            broker, lambda: perf_consumer(broker, "java", java, KIB), java * KIB / 1e6)
+        settle()
+        create(broker, "latency", 1)
+        results["end to end, 10,000/s"] = load(binary, "latency", broker.bootstrap, "latency",
+                                               int(100_000 * max(scale, 0.3)), KIB, 10_000)
+        results["peak"] = {"memory_mb": broker.memory_mb("VmHWM")}
+        broker.stop()
+    finally:
+        broker.end()
+    settle()
+    fsync = {} if kind == "ottla" else {"log.flush.interval.messages": "1"}
+    broker = Measured(kind, directory / f"{kind}-fsync", fsync).start()
+    try:
+        create(broker, "synced", 1)
+        records = int(300_000 * scale)
+        load(binary, "produce", broker.bootstrap, "synced", max(records // 10, 1), KIB, "all")
+        results["produce 1 KiB, 1 partition, fsync"] = costed(
+            broker, lambda: load(binary, "produce", broker.bootstrap, "synced", records, KIB, "all"), records * KIB / 1e6)
+        settle()
+        create(broker, "latency", 1)
+        results["end to end, 10,000/s, fsync"] = load(binary, "latency", broker.bootstrap, "latency",
+                                                      int(100_000 * max(scale, 0.3)), KIB, 10_000)
+        broker.stop()
+    finally:
+        broker.end()
+    return results
+
+
+def time_start(broker: Measured, binary: Path) -> dict:
+    """From the process's start on an empty directory to the first record acknowledged with acks=all."""
+    broker.directory.mkdir(parents=True, exist_ok=True)
+    client = subprocess.Popen([str(binary), "first", broker.bootstrap, "first"], stdout=subprocess.PIPE, text=True)
+    if broker.kind == "kafka":
+        # Formatting comes before the start; Ottla has no such step.
+        broker._command(broker._write_properties())
+    time.sleep(0.2)
+    begin = time.monotonic()
+    broker.start()
+    answer = json.loads(client.communicate(timeout=120)[0])
+    assert answer["records"] == 1, answer
+    return {"seconds": time.monotonic() - begin}
+
+
+def median_of(rounds: list[dict[str, dict]]) -> dict[str, dict]:
+    return {
+        name: {
+            key: statistics.median(one[name][key] for one in rounds)
+            for key in rounds[0][name] if isinstance(rounds[0][name][key], (int, float))
+        }
+        for name in rounds[0]
+    }
+
+
+# What is shown: label, workload, value, unit, whether more is better.
+def rows_of(results: dict[str, dict]) -> list[tuple[str, str, str, str, bool]]:
+    rows = []
+    for name in results:
+        values = results[name]
+        if "mb_per_s" in values:
+            rows.append((name, name, "mb_per_s", "MB/s", True))
+        if "cpu_s_per_gb" in values:
+            rows.append((f"{name}: broker CPU", name, "cpu_s_per_gb", "s/GB", False))
+        for percentile in ("p50_ms", "p99_ms", "p999_ms"):
+            if percentile in values and "end to end" in name:
+                rows.append((f"{name}: {percentile[:-3]}", name, percentile, "ms", False))
+    rows.append(("start to first acknowledged record", "start", "seconds", "s", False))
+    rows.append(("memory, idle", "idle", "memory_mb", "MB", False))
+    rows.append(("memory, peak", "peak", "memory_mb", "MB", False))
+    return rows
+
+
+def table(kafka: dict, ottla: dict) -> tuple[str, list[tuple[str, float, bool]]]:
+    lines = ["| | Apache Kafka | Ottla | Ottla / Kafka |", "| --- | ---: | ---: | ---: |"]
+    ratios = []
+    for label, name, key, unit, more_is_better in rows_of(kafka):
+        a, b = kafka[name][key], ottla[name][key]
+        ratio = b / a if a else float("nan")
+        ratios.append((label, ratio, more_is_better))
+        lines.append(f"| {label} | {a:,.2f} {unit} | {b:,.2f} {unit} | {ratio:.2f} |")
+    return "\n".join(lines) + "\n", ratios
+
+
+def plot(ratios: list[tuple[str, float, bool]]) -> str:
+    """Bars of Ottla / Kafka on a logarithmic scale; the line in the middle is Kafka. Green is better."""
+    import math
+    row, left, width = 22, 330, 460
+    height = row * len(ratios) + 60
+    span = math.log(32)
+    middle = left + width / 2
+
+    def x(ratio: float) -> float:
+        return middle + max(-1.0, min(1.0, math.log(max(ratio, 1e-9)) / span)) * width / 2
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
+           f'font-family="sans-serif" font-size="12">',
+           '<rect width="100%" height="100%" fill="white"/>',
+           '<text x="10" y="18" font-size="14">Ottla relative to Apache Kafka (1 = the same)</text>']
+    for mark in (1 / 16, 1 / 4, 1, 4, 16):
+        label = f"{mark:g}" if mark >= 1 else f"1/{int(1 / mark)}"
+        out.append(f'<line x1="{x(mark):.1f}" y1="32" x2="{x(mark):.1f}" y2="{height - 12}" '
+                   f'stroke="{"#333" if mark == 1 else "#ddd"}"/>'
+                   f'<text x="{x(mark):.1f}" y="30" text-anchor="middle" fill="#666">{label}</text>')
+    for index, (label, ratio, more_is_better) in enumerate(ratios):
+        y = 40 + index * row
+        better = (ratio >= 1) == more_is_better or ratio == 1
+        a, b = sorted((middle, x(ratio)))
+        out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{label}</text>'
+                   f'<rect x="{a:.1f}" y="{y + 2}" width="{max(b - a, 1):.1f}" height="{row - 8}" '
+                   f'fill="{"#2a9d57" if better else "#c8553d"}"/>'
+                   f'<text x="{left + width + 8}" y="{y + 13}">{ratio:.2f}</text>')
+    out.append("</svg>")
+    return "\n".join(out) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="how much of the full load")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "compare")
+    parser.add_argument("--only", choices=["kafka", "ottla"], help="one broker, no table: for work on it")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    binary = arguments.out / "load"
+    subprocess.run(["cc", "-O2", "-o", str(binary), str(HERE / "load.c"), "-lrdkafka", "-lpthread"], check=True)
+    kinds = [arguments.only] if arguments.only else ["kafka", "ottla"]
+    rounds: dict[str, list] = {kind: [] for kind in kinds}
+    directory = Path(tempfile.mkdtemp(prefix="ottla-compare-", dir=arguments.out))
+    try:
+        for number in range(arguments.rounds):
+            for kind in kinds:
+                print(f"round {number + 1} of {arguments.rounds}: {kind}", file=sys.stderr, flush=True)
+                rounds[kind].append(run_round(kind, binary, directory, arguments.scale))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    (arguments.out / "rounds.json").write_text(json.dumps(rounds, indent=1))
+    if arguments.only:
+        print(json.dumps(median_of(rounds[arguments.only]), indent=1))
+        return
+    text, ratios = table(median_of(rounds["kafka"]), median_of(rounds["ottla"]))
+    (arguments.out / "table.md").write_text(text)
+    (arguments.out / "plot.svg").write_text(plot(ratios))
+    print(text)
+    print(f"written: {arguments.out}/table.md, plot.svg, rounds.json", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
