@@ -125,7 +125,8 @@ fn start(args: StartArgs) -> ExitCode {
 
 /// Log lines go to standard error; standard output carries only the banner.
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("OTTLA_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,sled=warn"));
+    let filter = EnvFilter::try_from_env("OTTLA_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,sled=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {

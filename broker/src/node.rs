@@ -18,7 +18,7 @@ use ottla_storage::logdir::{self, LogDir, LogDirError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, SecurityProtocol};
 use crate::group::GroupCoordinator;
 use crate::metrics::{self, Metrics};
 use crate::net::{self, BindError};
@@ -55,7 +55,9 @@ pub enum StartError {
     Metadata(#[from] ottla_raft::StartError),
     #[error(transparent)]
     Replicas(#[from] crate::replica::StartError),
-    #[error("process.roles: this node must be broker and controller in one; clusters of several nodes are not supported")]
+    #[error(
+        "process.roles: this node must be broker and controller in one; clusters of several nodes are not supported"
+    )]
     Roles,
     #[error("the controller refuses this broker: {0}")]
     Register(String),
@@ -111,6 +113,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
 
     let disk = Disk::real();
     let metadata = start_metadata(&config, &disk).await?;
+    tokio::spawn(config.clone().follow(metadata.clone()));
     let cluster_id = metadata.image().cluster_id.to_string();
     let mut log_dirs = Vec::new();
     for path in &config.log_dirs {
@@ -120,14 +123,13 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     tracing::debug!(broker_epoch = epoch.0, "registered");
 
     let metrics = Metrics::new();
-    let settings = config.clone();
     let replicas = ReplicaManager::start(ReplicaOptions {
         local: BrokerId(config.node_id),
         config: config.clone(),
         log_dirs,
         metadata: metadata.clone(),
         metrics: metrics.clone(),
-        topic_settings: Arc::new(move |image, topic| settings.topic_settings(image, topic)),
+        topic_settings: config.topic_settings_of(),
         on_fatal: Arc::new(|fatal: Fatal| {
             // Nothing may be acknowledged any more: no controlled shutdown, no clean marker.
             tracing::error!("{fatal}");
@@ -195,6 +197,16 @@ async fn start_metadata(config: &NodeConfig, disk: &Disk) -> Result<Metadata, St
     Ok(Metadata::start(metadata).await?)
 }
 
+/// Kafka's number of a security protocol.
+fn protocol_id(protocol: SecurityProtocol) -> i16 {
+    match protocol {
+        SecurityProtocol::Plaintext => 0,
+        SecurityProtocol::Ssl => 1,
+        SecurityProtocol::SaslPlaintext => 2,
+        SecurityProtocol::SaslSsl => 3,
+    }
+}
+
 /// How often a broker says that it is alive (`broker.heartbeat.interval.ms`).
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
@@ -211,7 +223,7 @@ async fn register(
         .iter()
         .map(|endpoint| ottla_raft::Endpoint {
             name: endpoint.listener.as_str().into(),
-            security_protocol: endpoint.protocol.id(),
+            security_protocol: protocol_id(endpoint.protocol),
             host: endpoint.host.as_str().into(),
             port: match endpoint.port {
                 0 => addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
@@ -239,7 +251,13 @@ async fn register(
             async move {
                 let metadata_offset = *metadata.changes().borrow();
                 metadata
-                    .submit(BrokerHeartbeat { id, epoch, metadata_offset, want_fence: false, want_shut_down: false })
+                    .submit(BrokerHeartbeat {
+                        id,
+                        epoch,
+                        metadata_offset,
+                        want_fence: false,
+                        want_shut_down: false,
+                    })
                     .await
             }
         }
@@ -292,7 +310,8 @@ impl Node {
             text += &format!("  clients connect to  {}:{} ({})\n", endpoint.host, port, endpoint.listener);
         }
         if let Some(address) = self.metrics_address {
-            text += &format!("  metrics and health  http://{address}/metrics, http://{address}/health/ready\n");
+            text +=
+                &format!("  metrics and health  http://{address}/metrics, http://{address}/health/ready\n");
         }
         for path in &broker.config.log_dirs {
             let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());

@@ -47,7 +47,8 @@ fn sources(under: &str) -> Vec<(String, String)> {
 
 fn is_test_file(path: &Path) -> bool {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    name.ends_with("tests") || path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "testing")
+    name.ends_with("tests")
+        || path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "testing")
 }
 
 /// Lines of code (not comments) in `files` that contain one of `words`, except in files that start with `allowed`.
@@ -97,7 +98,10 @@ fn crates_import_only_what_they_may() {
     for (package, dependencies) in &ours {
         let Some(allowed) = may.get(package.as_str()) else {
             // Benches and tests import anything, and nobody imports them.
-            assert!(["ottla-benches", "ottla-tests"].contains(&package.as_str()), "unknown package {package}");
+            assert!(
+                ["ottla-benches", "ottla-tests"].contains(&package.as_str()),
+                "unknown package {package}"
+            );
             continue;
         };
         for dependency in dependencies {
@@ -116,10 +120,7 @@ fn only_net_and_the_metrics_port_know_sockets() {
         "Sockets belong to broker/src/net (and the HTTP port to broker/src/metrics).",
         offences(&sources("broker/src"), &words, &["broker/src/net/", "broker/src/metrics/http.rs"]),
     );
-    assert_none(
-        "The log knows no sockets.",
-        offences(&sources("storage"), &words, &[]),
-    );
+    assert_none("The log knows no sockets.", offences(&sources("storage"), &words, &[]));
 }
 
 #[test]
@@ -156,7 +157,11 @@ fn the_error_map_is_exhaustive() {
     for (path, text) in sources("broker/src/error_map.rs") {
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
-            assert!(!line.starts_with("_ =>"), "{path}:{}: a wildcard arm would answer new errors by accident", index + 1);
+            assert!(
+                !line.starts_with("_ =>"),
+                "{path}:{}: a wildcard arm would answer new errors by accident",
+                index + 1
+            );
         }
     }
 }
