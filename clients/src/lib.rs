@@ -10,4 +10,12 @@
 //! Record batches go through `ottla_batch` only: kafka-protocol's own `Record` merges duplicate header keys.
 //! This crate knows nothing of the broker: it talks to Apache Kafka as well as to Ottla.
 
+pub mod admin;
 pub mod cli;
+pub mod cluster;
+pub mod connection;
+pub mod consumer;
+pub mod error;
+pub mod partitioner;
+pub mod producer;
+pub mod wire;

@@ -13,6 +13,17 @@ pub mod perf;
 pub mod produce;
 pub mod topics;
 
+mod base64;
+mod moment;
+mod outcome;
+mod record_json;
+mod table;
+
+use std::time::Duration;
+
+use crate::cluster::{Cluster, ClusterConfig};
+use crate::error::ClientError;
+
 /// The client subcommands; mounted by the binary with `#[command(flatten)]`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -34,12 +45,12 @@ impl Command {
     /// Runs the subcommand to its end on the current tokio runtime. Prints its own errors.
     pub async fn run(self) -> ExitCode {
         match self {
-            Command::Topics(args) => topics::run(args).await,
-            Command::Groups(args) => groups::run(args).await,
-            Command::Produce(args) => produce::run(args).await,
-            Command::Consume(args) => consume::run(args).await,
-            Command::Configs(args) => configs::run(args).await,
-            Command::Perf(args) => perf::run(args).await,
+            Command::Topics(args) => outcome::finish("topics", topics::run(args).await),
+            Command::Groups(args) => outcome::finish("groups", groups::run(args).await),
+            Command::Produce(args) => outcome::finish("produce", produce::run(args).await),
+            Command::Consume(args) => outcome::finish("consume", consume::run(args).await),
+            Command::Configs(args) => outcome::finish("configs", configs::run(args).await),
+            Command::Perf(args) => outcome::finish("perf", perf::run(args).await),
         }
     }
 }
@@ -60,4 +71,26 @@ pub struct ConnectArgs {
     /// How long to try, in seconds, before giving up on an operation
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
+}
+
+impl ConnectArgs {
+    async fn cluster(&self) -> Result<Cluster, ClientError> {
+        let timeout = Duration::from_secs(self.timeout);
+        let config = ClusterConfig {
+            bootstrap: self.bootstrap_server.clone(),
+            client_id: "ottla".to_owned(),
+            connect_timeout: timeout.min(Duration::from_secs(10)),
+            request_timeout: timeout,
+            operation_timeout: timeout,
+        };
+        Cluster::connect(config).await
+    }
+}
+
+/// `key=value`; the value may be empty and may have further equals signs.
+fn parse_key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
 }

@@ -1,8 +1,7 @@
 //! `ottla perf`.
 
-use std::process::ExitCode;
-
 use super::ConnectArgs;
+use super::outcome::CliError;
 
 #[derive(Debug, clap::Args)]
 pub struct PerfArgs {
@@ -10,7 +9,6 @@ pub struct PerfArgs {
     pub connect: ConnectArgs,
 }
 
-pub async fn run(_args: PerfArgs) -> ExitCode {
-    eprintln!("ottla: this build has no client yet");
-    ExitCode::FAILURE
+pub(super) async fn run(_args: PerfArgs) -> Result<(), CliError> {
+    Err(CliError::Failed("this build has no client yet".to_owned()))
 }

@@ -109,6 +109,13 @@ impl BatchBuilder {
         self.buffer.len()
     }
 
+    /// Names the idempotent producer once the batch's place in its sequence is known, which is after the records are.
+    pub fn set_producer(&mut self, id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) {
+        self.options.producer_id = id;
+        self.options.producer_epoch = epoch;
+        self.options.base_sequence = base_sequence;
+    }
+
     /// Appends a record at the next offset.
     pub fn push(
         &mut self,

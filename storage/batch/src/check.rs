@@ -503,3 +503,18 @@ impl<'a> Judge<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_the_compressor_are_told_from_its_bound() {
+        let policy = AppendPolicy::new(TimestampMs(0));
+        let failure = compression_error(Codec::Zstd, &policy, std::io::Error::other("broken"));
+        assert!(matches!(failure, BatchError::Compression { codec: Codec::Zstd, .. }));
+        let full =
+            compress_payload(Codec::None, 0, &[0; 100], &AppendPolicy { batch_bytes_max: 99, ..policy });
+        assert!(matches!(full, Err(BatchError::BatchTooLarge { batch_bytes_max: 99, .. })));
+    }
+}

@@ -1,8 +1,8 @@
 //! The four compressions of a batch's records, as streams in both directions.
 //!
 //! A decoder allocates by what it has read, never by a length that the bytes claim (`snappy` and `lz4` bound each
-//! block by what its compressed bytes could possibly expand to; gzip keeps a constant state; zstd's window is limited
-//! by the caller's bound). It is also at least as strict as the decoder of a Java consumer: what is accepted
+//! block by what its compressed bytes could possibly expand to; gzip keeps a constant state; zstd touches of its window only
+//! what it has written). It is also at least as strict as the decoder of a Java consumer: what is accepted
 //! here is stored and read by them. What is written here is what Kafka's own producer writes: snappy in xerial
 //! framing with 32 KiB blocks, lz4 frames of independent 64 KiB blocks without checksums.
 
@@ -15,6 +15,8 @@ use flate2::write::GzEncoder;
 
 use crate::lz4::{Lz4Decoder, new_lz4_encoder};
 use crate::snappy::{SnappyDecoder, SnappyEncoder};
+
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// How the records of a batch are compressed (`compression.type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +146,7 @@ pub(crate) enum Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// `bytes_max` bounds single allocations; the caller counts the output.
+    /// `bytes_max` bounds what is decompressed at once (a snappy block); the caller counts the output.
     pub(crate) fn new(codec: Codec, bytes: &'a [u8], bytes_max: usize) -> io::Result<Decoder<'a>> {
         Ok(match codec {
             Codec::None => Decoder::None(bytes),
@@ -153,9 +155,10 @@ impl<'a> Decoder<'a> {
             Codec::Lz4 => Decoder::Lz4(Lz4Decoder::new(bytes)?),
             Codec::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes)?;
-                // zstd reserves the window that a frame claims. No frame needs one larger than its output; 27 is
-                // the limit of Java's decoder too (and the window of level 22).
-                decoder.window_log_max((bytes_max.max(1)).ilog2().clamp(20, 27))?;
+                // Encoders claim the window of their level whatever the size of the batch, so it can't be held against
+                // the caller's bound. zstd maps a window of that size but touches no more of it than it writes
+                // output (tests/memory.rs holds this); 27 is the limit of Java's decoder, and the window of level 22.
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Decoder::Zstd(Box::new(decoder))
             }
         })
