@@ -51,11 +51,15 @@ class Broker:
 
     # -- life
 
-    def start(self, timeout_s: float = 60) -> "Broker":
+    def spawn(self) -> None:
+        """Starts the process and waits for nothing."""
         assert self.process is None or not self.process.running(), "the broker is running already"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.process = Process(self._command(self._write_properties()), cwd=self.directory)
         self._generations.append(self.process)
+
+    def start(self, timeout_s: float = 60) -> "Broker":
+        self.spawn()
         try:
             wait_until(self._ready_or_ended, timeout_s, "the broker answers Metadata")
             assert self.process.running(), "the broker ended instead of starting"
