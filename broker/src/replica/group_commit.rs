@@ -142,9 +142,8 @@ impl SyncQueue {
         }
         if replica.sync_stage.load(Ordering::Relaxed) == RUNNING_AND_WANTED {
             replica.sync_stage.store(QUEUED, Ordering::Relaxed);
+            // Nobody is woken for it: this thread comes for the next one at once.
             state.queued.push_back(replica);
-            drop(state);
-            self.ready.notify_one();
         } else {
             replica.sync_stage.store(IDLE, Ordering::Relaxed);
         }

@@ -25,7 +25,7 @@ use super::counters::Counters;
 use super::directory::{Directory, TopicReplicas};
 use super::group_commit::{OnFatal, SyncQueue};
 use super::maintenance::Maintenance;
-use super::partition::{Replica, TopicSettingsOf};
+use super::partition::{Replica, TopicSettings, TopicSettingsOf};
 use super::producer_ids::ProducerIds;
 use super::sessions::FetchSessions;
 use crate::clock;
@@ -115,6 +115,8 @@ struct Wanted {
     partition: i32,
     dir: usize,
     state: Arc<Partition>,
+    /// Shared by the partitions of the topic.
+    settings: Arc<TopicSettings>,
 }
 
 impl ReplicaManager {
@@ -343,6 +345,7 @@ impl ReplicaManager {
         let mut wanted = Vec::new();
         for topic in touched {
             let known = self.directory.by_id(topic.id);
+            let mut settings: Option<Arc<TopicSettings>> = None;
             for (partition, state) in topic.partitions.iter().enumerate() {
                 let partition = partition as i32;
                 if !state.replicas.contains(&self.local) {
@@ -352,18 +355,21 @@ impl ReplicaManager {
                     Some(replica) => self.update_role(replica, state),
                     None => {
                         let dir = self.dir_for(&mut applied, topic, partition);
+                        let settings = settings
+                            .get_or_insert_with(|| Arc::new((self.topic_settings)(&image, &topic.name)));
                         wanted.push(Wanted {
                             topic: Arc::clone(&topic.name),
                             topic_id: topic.id,
                             partition,
                             dir,
                             state: Arc::clone(state),
+                            settings: Arc::clone(settings),
                         });
                     }
                 }
             }
         }
-        let opened = self.open(&image, wanted);
+        let opened = self.open(wanted);
         self.directory.change(opened, &[]);
         self.update_settings(&before, &image);
         self.applied.send_replace(image.last_offset);
@@ -422,9 +428,9 @@ impl ReplicaManager {
         });
     }
 
-    fn open(self: &Arc<ReplicaManager>, image: &Image, wanted: Vec<Wanted>) -> Vec<Arc<Replica>> {
+    fn open(&self, wanted: Vec<Wanted>) -> Vec<Arc<Replica>> {
         if wanted.len() < OPEN_IN_PARALLEL_FROM {
-            return wanted.iter().filter_map(|wanted| self.open_one(image, wanted)).collect();
+            return wanted.iter().filter_map(|wanted| self.open_one(wanted)).collect();
         }
         let threads_per_dir = self.config.dynamic().recovery_threads_per_data_dir.max(1);
         let mut by_dir: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
@@ -439,7 +445,7 @@ impl ReplicaManager {
                 for _ in 0..threads_per_dir.min(wanted.len()) {
                     scope.spawn(|| {
                         while let Some(next) = wanted.get(turn.fetch_add(1, Ordering::Relaxed)) {
-                            if let Some(replica) = self.open_one(image, next) {
+                            if let Some(replica) = self.open_one(next) {
                                 opened.lock().push(replica);
                             }
                         }
@@ -450,11 +456,10 @@ impl ReplicaManager {
         opened.into_inner()
     }
 
-    fn open_one(self: &Arc<ReplicaManager>, image: &Image, wanted: &Wanted) -> Option<Arc<Replica>> {
-        let settings = (self.topic_settings)(image, &wanted.topic);
+    fn open_one(&self, wanted: &Wanted) -> Option<Arc<Replica>> {
         let dir = &self.dirs[wanted.dir];
         let topic_id = Some(wanted.topic_id.0);
-        let log_config = Arc::clone(&settings.log);
+        let log_config = Arc::clone(&wanted.settings.log);
         match dir.log_dir.open_log(&wanted.topic, wanted.partition, topic_id, log_config, clock::now()) {
             Ok(log) => {
                 let replica = Arc::new(Replica::new(
@@ -462,7 +467,7 @@ impl ReplicaManager {
                     wanted.topic_id,
                     wanted.partition,
                     wanted.dir,
-                    settings,
+                    Arc::clone(&wanted.settings),
                     log,
                     Arc::clone(&dir.syncs),
                 ));
@@ -532,9 +537,9 @@ impl ReplicaManager {
             names.iter().filter_map(|name| self.directory.by_name(name)).collect()
         };
         for topic in topics {
-            let settings = (self.topic_settings)(image, &topic.name);
+            let settings = Arc::new((self.topic_settings)(image, &topic.name));
             for replica in topic.replicas() {
-                replica.update_settings(settings.clone());
+                replica.update_settings(Arc::clone(&settings));
             }
         }
     }

@@ -21,6 +21,8 @@ mod partition;
 mod producer_ids;
 mod read;
 pub mod sessions;
+#[cfg(test)]
+mod tests;
 pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};

@@ -133,7 +133,7 @@ impl Replica {
         topic_id: TopicId,
         partition: i32,
         dir: usize,
-        settings: TopicSettings,
+        settings: Arc<TopicSettings>,
         log: Log,
         syncs: Arc<SyncQueue>,
     ) -> Replica {
@@ -142,7 +142,7 @@ impl Replica {
             topic_id,
             partition,
             dir,
-            settings: ArcSwap::from_pointee(settings),
+            settings: ArcSwap::new(settings),
             waiters: Waiters::default(),
             syncs,
             sync_stage: AtomicU8::new(0),
@@ -315,11 +315,11 @@ impl Replica {
         self.role() == Role::Offline
     }
 
-    pub(super) fn update_settings(self: &Arc<Replica>, settings: TopicSettings) {
+    pub(super) fn update_settings(self: &Arc<Replica>, settings: Arc<TopicSettings>) {
         let durability = settings.durability;
         let mut state = self.state.lock();
         state.log.update_config(Arc::clone(&settings.log));
-        self.settings.store(Arc::new(settings));
+        self.settings.store(settings);
         let action = state.leader.as_mut().and_then(|leader| leader.in_sync.on_durability(durability));
         self.act(state, [action, None]);
     }

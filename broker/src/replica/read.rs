@@ -116,6 +116,8 @@ impl Replica {
         let end = state.log.end_offset();
         if request.last_fetched_epoch != LeaderEpoch::NONE {
             let known = state.log.end_offset_for_epoch(request.last_fetched_epoch);
+            // An epoch nobody knows, or a reader below the log start, must begin anew; there is no epoch to go back to.
+            let known = known.filter(|_| request.from >= read.log_start_offset);
             let known = known.ok_or(ottla_storage::log::ReadError::OffsetOutOfRange {
                 requested: request.from,
                 log_start_offset: read.log_start_offset,
