@@ -102,7 +102,7 @@ impl Replica {
         let Some(leader) = held.leader.as_mut() else { return Err(self.no_leader().into()) };
         let epoch = self.check_leader(request.leader_epoch)?;
         if request.acks == RequiredAcks::All {
-            let (in_sync, required) = (leader.in_sync.len(), self.min_in_sync());
+            let (in_sync, required) = (leader.in_sync.members_count(), self.min_in_sync());
             if in_sync < required {
                 return Err(AppendError::NotEnoughReplicas { in_sync, required });
             }

@@ -63,7 +63,7 @@ impl Directory {
             }
         }
         let mut added = added;
-        added.sort_by(|a, b| (a.topic_id(), a.partition()).cmp(&(b.topic_id(), b.partition())));
+        added.sort_by_key(|replica| (replica.topic_id(), replica.partition()));
         for of_topic in added.chunk_by(|a, b| a.topic_id() == b.topic_id()) {
             let (name, id) = (Arc::clone(of_topic[0].topic()), of_topic[0].topic_id());
             let mut partitions = maps.by_id.get(&id).map_or_else(Vec::new, |known| known.partitions.clone());

@@ -56,7 +56,7 @@ impl InSyncSet {
     }
 
     /// Members, this broker included.
-    pub fn len(&self) -> usize {
+    pub fn members_count(&self) -> usize {
         self.followers.len() + 1
     }
 

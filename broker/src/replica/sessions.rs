@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    fn to_the_end(&mut self, turn: u64) {
+    fn move_to_end(&mut self, turn: u64) {
         let Some(cached) = self.turns.remove(&turn) else { return };
         self.turn_of.insert((cached.wanted.topic.clone(), cached.wanted.partition), self.next_turn);
         self.turns.insert(self.next_turn, cached);
@@ -310,7 +310,7 @@ impl SessionRef {
             cached.told = if answer.is_error { Told::NOTHING } else { answer.told };
             selected.push(is_news || answer.has_records || answer.is_error || answer.is_notice);
             if answer.has_records {
-                session.to_the_end(turn);
+                session.move_to_end(turn);
             }
         }
         selected
