@@ -47,6 +47,8 @@ pub mod offset_commit;
 pub mod offset_delete;
 pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
+#[cfg(test)]
+mod partition_tests;
 pub mod produce;
 pub mod produce_frame;
 pub mod splice;
