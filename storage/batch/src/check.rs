@@ -364,6 +364,9 @@ fn compress_payload(
 struct Judge<'a> {
     header: &'a BatchHeader,
     policy: &'a AppendPolicy,
+    /// What a record's timestamp must lie in.
+    least: i64,
+    most: i64,
     max_timestamp: TimestampMs,
     offset_delta_of_max_timestamp: i32,
     errors: Vec<RecordError>,
@@ -372,9 +375,19 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     fn new(header: &'a BatchHeader, policy: &'a AppendPolicy) -> Judge<'a> {
+        let (least, most) = match policy.timestamp_type {
+            TimestampType::CreateTime => (
+                policy.now.0.saturating_sub(policy.timestamp_before_ms_max),
+                policy.now.0.saturating_add(policy.timestamp_after_ms_max),
+            ),
+            // The producer's time is not stored then.
+            TimestampType::LogAppendTime => (i64::MIN, i64::MAX),
+        };
         Judge {
             header,
             policy,
+            least,
+            most,
             max_timestamp: NO_TIMESTAMP,
             offset_delta_of_max_timestamp: -1,
             errors: Vec::new(),
@@ -448,10 +461,7 @@ impl<'a> Judge<'a> {
             self.offset_delta_of_max_timestamp = facts.offset_delta;
         }
         if let Some(fault) = self.fault(index, facts, timestamp) {
-            self.has_time_error |= fault.is_about_time();
-            if self.errors.len() < RECORD_ERRORS_MAX {
-                self.errors.push(RecordError { batch_index: index, fault });
-            }
+            self.on_fault(index, fault);
         }
     }
 
@@ -466,21 +476,17 @@ impl<'a> Judge<'a> {
         if self.header.timestamp_type() == TimestampType::LogAppendTime {
             return Some(RecordFault::LogAppendTimeSetByProducer);
         }
-        if self.policy.timestamp_type == TimestampType::LogAppendTime || timestamp == NO_TIMESTAMP {
-            return None;
-        }
-        let (least, most) = self.timestamp_bounds();
-        let is_in_range = (least..=most).contains(&timestamp.0);
+        let (least, most) = (self.least, self.most);
+        let is_in_range = (least..=most).contains(&timestamp.0) || timestamp == NO_TIMESTAMP;
         (!is_in_range).then_some(RecordFault::TimestampOutOfRange { timestamp, least, most })
     }
 
-    #[inline]
-    fn timestamp_bounds(&self) -> (i64, i64) {
-        let now = self.policy.now.0;
-        (
-            now.saturating_sub(self.policy.timestamp_before_ms_max),
-            now.saturating_add(self.policy.timestamp_after_ms_max),
-        )
+    #[cold]
+    fn on_fault(&mut self, index: i32, fault: RecordFault) {
+        self.has_time_error |= fault.is_about_time();
+        if self.errors.len() < RECORD_ERRORS_MAX {
+            self.errors.push(RecordError { batch_index: index, fault });
+        }
     }
 
     fn check(&mut self) -> Result<(), BatchError> {

@@ -67,12 +67,25 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn i32(&mut self) -> Result<i32, RecordFlaw> {
-        varint::read_i32(|| self.byte())
+        // Most lengths and deltas are one byte, the rest two: worth a branch before the loop.
+        match *self.rest {
+            [first, ref rest @ ..] if first < 0x80 => {
+                self.rest = rest;
+                Ok(i32::from(first >> 1) ^ -i32::from(first & 1))
+            }
+            _ => varint::read_i32(|| self.byte()),
+        }
     }
 
     #[inline]
     fn i64(&mut self) -> Result<i64, RecordFlaw> {
-        varint::read_i64(|| self.byte())
+        match *self.rest {
+            [first, ref rest @ ..] if first < 0x80 => {
+                self.rest = rest;
+                Ok(i64::from(first >> 1) ^ -i64::from(first & 1))
+            }
+            _ => varint::read_i64(|| self.byte()),
+        }
     }
 
     #[inline]

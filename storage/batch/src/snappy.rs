@@ -68,6 +68,9 @@ impl<'a> SnappyDecoder<'a> {
     /// Decompresses the next block; false at the end of the stream.
     fn advance(&mut self) -> io::Result<bool> {
         let Some(compressed) = self.compressed()? else { return Ok(false) };
+        if compressed.is_empty() {
+            return Err(malformed("a block without even a length"));
+        }
         let length = snap::raw::decompress_len(compressed)?;
         if length > expansion_max(compressed.len()) {
             return Err(malformed("a block claims more bytes than it can hold"));

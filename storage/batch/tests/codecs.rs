@@ -169,13 +169,15 @@ fn snappy_raw_and_framed() {
 
 #[test]
 fn snappy_lies() {
-    let lies: [&[u8]; 6] = [
+    let lies: [&[u8]; 8] = [
         &[0xff, 0xff, 0xff, 0xff, 0x0f],                  // raw: claims 4 GiB
         &[XERIAL, &[0xff, 0xff, 0xff, 0xff]].concat(),    // a block of -1 bytes
         &[XERIAL, &[0x7f, 0xff, 0xff, 0xff, 1]].concat(), // a block of 2 GiB
         &[XERIAL, &[0, 0, 0, 5, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat(), // a block that claims 4 GiB
         &[XERIAL, &[0, 0, 0]].concat(),
         &XERIAL[..15],
+        &[XERIAL, &[0, 0, 0, 0]].concat(), // a block of no bytes
+        b"\x82SNAPPY\0\0\0\0\0\0\0\0\x01\0\0\0\x02\x01\0", // version 0
     ];
     for lie in lies {
         assert!(
