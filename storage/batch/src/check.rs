@@ -343,8 +343,13 @@ fn compression_error(codec: Codec, policy: &AppendPolicy, source: std::io::Error
     }
 }
 
-fn new_encoder(codec: Codec, level: i32, policy: &AppendPolicy) -> Result<Encoder, BatchError> {
-    Encoder::new(codec, level, policy.batch_bytes_max.saturating_sub(HEADER_LEN))
+fn new_encoder(
+    codec: Codec,
+    level: i32,
+    policy: &AppendPolicy,
+    source_bytes: Option<u64>,
+) -> Result<Encoder, BatchError> {
+    Encoder::new(codec, level, policy.batch_bytes_max.saturating_sub(HEADER_LEN), source_bytes)
         .map_err(|source| BatchError::Compression { codec, source })
 }
 
@@ -354,7 +359,7 @@ fn compress_payload(
     payload: &[u8],
     policy: &AppendPolicy,
 ) -> Result<Vec<u8>, BatchError> {
-    let mut encoder = new_encoder(codec, level, policy)?;
+    let mut encoder = new_encoder(codec, level, policy, Some(payload.len() as u64))?;
     std::io::Write::write_all(&mut encoder, payload)
         .and_then(|()| encoder.finish())
         .map_err(|source| compression_error(codec, policy, source))
@@ -434,7 +439,7 @@ impl<'a> Judge<'a> {
         };
         let decoder = Decoder::new(codec, payload, decompressed_bytes_max)
             .map_err(|source| BatchError::Decompression { codec, source })?;
-        let encoder = target.map(|(codec, level)| new_encoder(codec, level, policy)).transpose()?;
+        let encoder = target.map(|(codec, level)| new_encoder(codec, level, policy, None)).transpose()?;
         let mut stream = RecordStream::new(decoder, encoder, decompressed_bytes_max);
         let records_count = self.header.records_count;
         for index in 0..records_count {

@@ -15,8 +15,7 @@ use flate2::write::GzEncoder;
 
 use crate::lz4::{Lz4Decoder, new_lz4_encoder};
 use crate::snappy::{SnappyDecoder, SnappyEncoder};
-
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+use crate::zstd_stream::ZstdDecoder;
 
 /// How the records of a batch are compressed (`compression.type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,11 +126,7 @@ pub fn decompress(codec: Codec, bytes: &[u8], bytes_max: usize) -> Result<Vec<u8
 /// Compresses `bytes`; `level` as in `Codec::levels`, `None` for the default. Levels out of range are clamped by the codec.
 pub fn compress(codec: Codec, level: Option<i32>, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let level = level.unwrap_or(codec.default_level());
-    if codec == Codec::Zstd {
-        // Knowing the size beforehand lets zstd choose smaller tables than its stream can.
-        return zstd::bulk::compress(bytes, level);
-    }
-    let mut encoder = Encoder::new(codec, level, usize::MAX)?;
+    let mut encoder = Encoder::new(codec, level, usize::MAX, Some(bytes.len() as u64))?;
     encoder.write_all(bytes)?;
     encoder.finish()
 }
@@ -142,7 +137,7 @@ pub(crate) enum Decoder<'a> {
     Gzip(Box<MultiGzDecoder<&'a [u8]>>),
     Snappy(SnappyDecoder<'a>),
     Lz4(Lz4Decoder<'a>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, &'a [u8]>>),
+    Zstd(ZstdDecoder<'a>),
 }
 
 impl<'a> Decoder<'a> {
@@ -153,14 +148,7 @@ impl<'a> Decoder<'a> {
             Codec::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(bytes))),
             Codec::Snappy => Decoder::Snappy(SnappyDecoder::new(bytes, bytes_max)),
             Codec::Lz4 => Decoder::Lz4(Lz4Decoder::new(bytes)?),
-            Codec::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes)?;
-                // Encoders claim the window of their level whatever the size of the batch, so it can't be held against
-                // the caller's bound. zstd maps a window of that size but touches no more of it than it writes
-                // output (tests/memory.rs holds this); 27 is the limit of Java's decoder, and the window of level 22.
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Decoder::Zstd(Box::new(decoder))
-            }
+            Codec::Zstd => Decoder::Zstd(ZstdDecoder::new(bytes)?),
         })
     }
 }
@@ -207,8 +195,14 @@ pub(crate) enum Encoder {
 }
 
 impl Encoder {
-    /// Fails with `OutputFull` inside when the output exceeds `bytes_max`.
-    pub(crate) fn new(codec: Codec, level: i32, bytes_max: usize) -> io::Result<Encoder> {
+    /// Fails with `OutputFull` inside when the output exceeds `bytes_max`. `source_bytes` is exactly what will be
+    /// written, if that is known: zstd then takes, and makes readers take, no larger window than that.
+    pub(crate) fn new(
+        codec: Codec,
+        level: i32,
+        bytes_max: usize,
+        source_bytes: Option<u64>,
+    ) -> io::Result<Encoder> {
         let output = Bounded { bytes: Vec::new(), bytes_max };
         Ok(match codec {
             Codec::None => Encoder::None(output),
@@ -219,7 +213,11 @@ impl Encoder {
             }
             Codec::Snappy => Encoder::Snappy(Box::new(SnappyEncoder::new(output))),
             Codec::Lz4 => Encoder::Lz4(Box::new(new_lz4_encoder(output))),
-            Codec::Zstd => Encoder::Zstd(Box::new(zstd::stream::write::Encoder::new(output, level)?)),
+            Codec::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(output, level)?;
+                encoder.set_pledged_src_size(source_bytes)?;
+                Encoder::Zstd(Box::new(encoder))
+            }
         })
     }
 

@@ -21,6 +21,7 @@ mod record;
 mod snappy;
 mod stream;
 mod varint;
+mod zstd_stream;
 
 pub use builder::{BatchBuilder, BatchOptions, BuildError};
 pub use check::{

@@ -138,6 +138,27 @@ fn names_and_numbers() {
     assert_eq!(Codec::from_id(5), None);
 }
 
+// ---- zstd ------------------------------------------------------------------------------------
+
+#[test]
+fn zstd_frames_follow_each_other() {
+    let frames = [compress(Codec::Zstd, None, b"ab"), compress(Codec::Zstd, Some(19), b"c")];
+    let stream = frames.map(Result::unwrap).concat();
+    assert_eq!(decompress(Codec::Zstd, &stream, 3).unwrap(), b"abc");
+}
+
+#[test]
+fn a_zstd_decoder_that_was_given_up_is_clean_again() {
+    let large = compress(Codec::Zstd, None, &vec![7; 1 << 20]).unwrap();
+    let small = compress(Codec::Zstd, None, b"small").unwrap();
+    for _ in 0..3 {
+        assert!(matches!(decompress(Codec::Zstd, &large, 100), Err(DecompressError::TooLarge { .. })));
+        assert!(matches!(decompress(Codec::Zstd, &small[..9], 100), Err(DecompressError::Malformed(_))));
+        assert!(matches!(decompress(Codec::Zstd, b"garbage!", 100), Err(DecompressError::Malformed(_))));
+        assert_eq!(decompress(Codec::Zstd, &small, 100).unwrap(), b"small");
+    }
+}
+
 // ---- snappy ----------------------------------------------------------------------------------
 
 const XERIAL: &[u8] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
