@@ -102,6 +102,10 @@ impl LiveOffsets {
         Offset(self.recovery_point.load(Ordering::Acquire))
     }
 
+    pub(crate) fn log_start_offset(&self) -> Offset {
+        Offset(self.log_start_offset.load(Ordering::Acquire))
+    }
+
     pub(crate) fn set_recovery_point(&self, offset: Offset) {
         self.recovery_point.store(offset.0, Ordering::Release);
     }

@@ -117,9 +117,12 @@ impl LeaderEpochs {
         let mut epochs = LeaderEpochs::default();
         for line in lines {
             let (epoch, start_offset) = line.trim().split_once(' ')?;
-            let (epoch, start_offset) = (LeaderEpoch(epoch.parse().ok()?), Offset(start_offset.parse().ok()?));
-            let grows =
-                epochs.entries.last().is_none_or(|last| epoch > last.epoch && start_offset >= last.start_offset);
+            let (epoch, start_offset) =
+                (LeaderEpoch(epoch.parse().ok()?), Offset(start_offset.parse().ok()?));
+            let grows = epochs
+                .entries
+                .last()
+                .is_none_or(|last| epoch > last.epoch && start_offset >= last.start_offset);
             if !grows {
                 return None;
             }
@@ -209,7 +212,9 @@ mod tests {
     #[test]
     fn end_offsets_as_kafka_answers_them() {
         let epochs = epochs(&[(2, 10), (4, 20), (7, 40)]);
-        let answer = |epoch| epochs.end_offset_for(LeaderEpoch(epoch), Offset(55)).map(|e| (e.leader_epoch.0, e.end_offset.0));
+        let answer = |epoch| {
+            epochs.end_offset_for(LeaderEpoch(epoch), Offset(55)).map(|e| (e.leader_epoch.0, e.end_offset.0))
+        };
         assert_eq!(answer(-1), None);
         assert_eq!(answer(1), Some((1, 10)));
         assert_eq!(answer(2), Some((2, 20)));

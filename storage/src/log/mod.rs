@@ -1,42 +1,65 @@
 //! The log of one partition: a row of segments, of which only the last is appended to.
 //!
 //! A `Log` is synchronous and has one owner (a replica, behind a mutex); what may take long comes out as a value that runs
-//! without that mutex: [`LogSlice`] (reads the payload), [`SyncWork`] (fsync), [`CompactionPlan`] (rewrite), and
-//! [`DeletedSegments`] (unlink). Concerns are in one file each: `append`, `read`, `roll`, `recover`, `truncate`, `retain`,
-//! `compact`, `sync`; the rules shared by them are here.
+//! without that mutex: [`LogSlice`] (reads the payload), [`SyncWork`] (fsync), [`CompactionPlan`] (rewrite),
+//! [`DeletedSegments`] and [`DeletedLog`] (unlink). Concerns are in one file each: `append`, `roll`, `read`, `recover`,
+//! `truncate`, `retain`, `compact`, `sync`.
 //!
 //! Invariants
-//! - `log_start_offset <= recovery_point <= synced_end_offset <= end_offset`, except that a moved log start offset may pass the recovery point.
-//! - Segments are sorted, do not overlap, and there is always one (the active one).
-//! - What an error leaves behind is the log as it was before, or the log is latched offline.
+//! - `recovery_point <= synced_end_offset <= end_offset`, and `log_start_offset <= end_offset`.
+//! - Below the recovery point log files and indexes are on stable storage, so nothing below it is checked after a crash.
+//! - Segments are sorted and do not overlap; there is always one, and only the last (active) one grows.
+//! - After an error the log is as it was before, or it is latched offline: then nothing works any more but dropping it.
 
+mod append;
+mod compact;
 pub mod config;
 pub mod errors;
+mod leader_epochs;
+mod offset_index;
+mod producer_state;
+mod read;
+mod recover;
+mod retain;
+mod roll;
+mod segment;
+mod sync;
+mod time_index;
+mod transaction_index;
+mod truncate;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-use ottla_batch::{
-    AppendOrigin, CheckedBatches, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs,
-};
+use ottla_batch::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 use uuid::Uuid;
 
-use crate::checkpoints::{Checkpoints, TopicPartition};
-use crate::disk::{Disk, File};
+use crate::checkpoints::{Checkpoints, LiveOffsets, TopicPartition};
+use crate::disk::Disk;
+use leader_epochs::{EpochFile, LeaderEpochs};
+use producer_state::ProducerState;
+use segment::Segment;
+
+pub use compact::{Compacted, CompactionPlan, CompactionResult};
 pub use config::{CleanupPolicy, LogConfig};
 pub use errors::{AppendError, ChangeError, CompactError, Offline, OpenError, ReadError};
+pub use read::{FirstBatch, LogSlice};
+pub use retain::{DeletedLog, DeletedSegments, DeletionReason};
+pub use sync::{SyncWork, Synced};
 
-/// What a log needs to be opened. [`crate::logdir::LogDir::open_log`] fills it from the directory's checkpoints.
+/// What a log needs to be opened. [`crate::logdir::LogDir::open_log`] fills it in.
 pub struct OpenLog {
     pub disk: Disk,
     /// The partition's own directory, `<log dir>/<topic>-<partition>`; created when missing.
     pub dir: PathBuf,
+    pub partition: TopicPartition,
+    /// Of the log directory: recovery point, log start offset, cleaner offset.
+    pub checkpoints: Arc<Checkpoints>,
     pub config: Arc<LogConfig>,
     pub topic_id: Option<Uuid>,
-    pub partition: TopicPartition,
-    /// Of the log directory: recovery point (what lies before it is trusted), log start offset, cleaner offset.
-    pub checkpoints: Arc<Checkpoints>,
     pub last_shutdown: LastShutdown,
     pub now: TimestampMs,
     /// Any number; spreads `segment.jitter.ms` over the logs of a node.
@@ -61,26 +84,6 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
-/// Whether the first batch of a read comes whole although it is larger than the bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FirstBatch {
-    Whole,
-    MayBeCut,
-}
-
-/// A piece of one segment file. Holds the file open; stays readable whatever happens to the log.
-#[derive(Debug, Clone)]
-pub struct LogSlice {
-    /// None only when `len` is 0.
-    pub file: Option<Arc<File>>,
-    pub position: u64,
-    pub len: usize,
-    /// Base offset of the first batch, which may lie before the offset asked for (a batch is never split at its front).
-    pub base_offset: Offset,
-    /// Base offset of the segment the slice is in.
-    pub segment_base_offset: Offset,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimestampedOffset {
     pub timestamp: TimestampMs,
@@ -95,7 +98,7 @@ pub struct EpochEnd {
     pub end_offset: Offset,
 }
 
-/// An entry of a `.txnindex`, as a fetch response lists it.
+/// An aborted transaction, as a fetch response lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AbortedTransaction {
     pub producer_id: ProducerId,
@@ -114,310 +117,186 @@ pub struct ActiveProducer {
     pub current_txn_start_offset: Option<Offset>,
 }
 
-fn unbuilt<T>() -> T {
-    panic!("ottla-storage: not landed yet")
+/// Set once, when it is not safe to go on; shared with the work that runs outside of the lock.
+#[derive(Debug)]
+struct Latch {
+    dir: String,
+    reason: OnceLock<String>,
 }
 
-/// Shape of the log, landed first so that others compile; the bodies follow.
-pub struct Log {}
+impl Latch {
+    fn set(&self, reason: String) -> Offline {
+        tracing::error!(dir = %self.dir, %reason, "log is offline");
+        // The first reason stays: it is the cause.
+        let _ = self.reason.set(reason);
+        self.offline().unwrap_or_else(|| Offline { dir: self.dir.clone(), reason: String::new() })
+    }
+
+    fn offline(&self) -> Option<Offline> {
+        self.reason.get().map(|reason| Offline { dir: self.dir.clone(), reason: reason.clone() })
+    }
+
+    fn check(&self) -> Result<(), Offline> {
+        match self.offline() {
+            None => Ok(()),
+            Some(offline) => Err(offline),
+        }
+    }
+}
+
+pub struct Log {
+    disk: Disk,
+    dir: PathBuf,
+    partition: TopicPartition,
+    topic_id: Option<Uuid>,
+    config: Arc<LogConfig>,
+    roll_jitter_ms: i64,
+    jitter_seed: u64,
+    checkpoints: Arc<Checkpoints>,
+    live: Arc<LiveOffsets>,
+    latch: Arc<Latch>,
+    /// By base offset; never empty, the last is the active one.
+    segments: Vec<Segment>,
+    log_start_offset: Offset,
+    /// Exclusive: the next offset.
+    end_offset: Offset,
+    synced_end_offset: Offset,
+    epochs: LeaderEpochs,
+    epoch_file: Arc<EpochFile>,
+    producers: ProducerState,
+    /// Offsets of the `.snapshot` files, sorted.
+    snapshots: Vec<Offset>,
+    /// Those of them that no sync covers yet.
+    unsynced_snapshots: Vec<Offset>,
+    /// Grows when a file appears in the directory or is renamed, and how much of that is durable.
+    names_version: u64,
+    names_synced: u64,
+    /// Grows with every truncation: what was begun before says nothing about what is there now.
+    generation: u64,
+    /// The least of the ends that the log was truncated to since a sync was last begun and ended without one.
+    truncated_to: Offset,
+    /// Position of the recovery point in the active segment; 0 when it lies before it.
+    recovery_position: u64,
+    /// Compacted up to here.
+    cleaner_offset: Option<Offset>,
+}
 
 impl Log {
-    pub fn open(_open: OpenLog) -> Result<Log, OpenError> {
-        unbuilt()
-    }
-
-    /// Assigns offsets and `leader_epoch`, checks producer sequences, and appends.
-    pub fn append_as_leader(
-        &mut self,
-        _batches: &CheckedBatches,
-        _leader_epoch: LeaderEpoch,
-        _origin: AppendOrigin,
-        _now: TimestampMs,
-    ) -> Result<Appended, AppendError> {
-        unbuilt()
-    }
-
-    /// Appends what a leader sent, as it is.
-    pub fn append_as_follower(
-        &mut self,
-        _batches: &CheckedBatches,
-        _now: TimestampMs,
-    ) -> Result<Appended, AppendError> {
-        unbuilt()
-    }
-
-    /// From the batch that holds `from` on. Empty at `from == end_offset` and when nothing below `limit` is left.
-    pub fn read(
-        &self,
-        _from: Offset,
-        _limit: Offset,
-        _bytes_max: usize,
-        _first: FirstBatch,
-    ) -> Result<LogSlice, ReadError> {
-        unbuilt()
-    }
-
-    /// ListOffsets by time: the first record at or after `timestamp`, below `limit`.
-    pub fn offset_for_timestamp(
-        &self,
-        _timestamp: TimestampMs,
-        _limit: Offset,
-    ) -> Result<Option<TimestampedOffset>, ReadError> {
-        unbuilt()
-    }
-
-    /// ListOffsets with -3: the record with the largest timestamp below `limit` (the first of several).
-    pub fn offset_of_max_timestamp(&self, _limit: Offset) -> Result<Option<TimestampedOffset>, ReadError> {
-        unbuilt()
-    }
-
     pub fn log_start_offset(&self) -> Offset {
-        unbuilt()
+        self.log_start_offset
     }
 
+    /// Exclusive: the offset of the next record.
     pub fn end_offset(&self) -> Offset {
-        unbuilt()
+        self.end_offset
     }
 
+    /// Everything below is on stable storage.
     pub fn synced_end_offset(&self) -> Offset {
-        unbuilt()
+        self.synced_end_offset
     }
 
-    /// What the recovery-point checkpoint should say.
     pub fn recovery_point(&self) -> Offset {
-        unbuilt()
+        self.live.recovery_point()
     }
 
     pub fn dir(&self) -> PathBuf {
-        unbuilt()
+        self.dir.clone()
     }
 
     pub fn topic_id(&self) -> Option<Uuid> {
-        unbuilt()
+        self.topic_id
     }
 
     pub fn config(&self) -> &Arc<LogConfig> {
-        unbuilt()
+        &self.config
     }
 
     pub fn offline(&self) -> Option<Offline> {
-        unbuilt()
+        self.latch.offline()
+    }
+
+    pub fn size_in_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+
+    pub fn segments_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub fn update_config(&mut self, config: Arc<LogConfig>) {
+        self.roll_jitter_ms = roll_jitter_ms(&config, self.jitter_seed);
+        self.config = config;
     }
 
     /// Called when a leader takes over, before its first append.
     pub fn assign_epoch(
         &mut self,
-        _leader_epoch: LeaderEpoch,
-        _start_offset: Offset,
+        leader_epoch: LeaderEpoch,
+        start_offset: Offset,
     ) -> Result<(), ChangeError> {
-        unbuilt()
+        self.latch.check()?;
+        self.epochs.assign(leader_epoch, start_offset);
+        Ok(())
     }
 
     pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
-        unbuilt()
+        self.epochs.latest()
     }
 
-    /// None: every epoch known here is larger, or none is known.
-    pub fn end_offset_for_epoch(&self, _leader_epoch: LeaderEpoch) -> Option<EpochEnd> {
-        unbuilt()
+    /// None: the epoch asked for is larger than every one known here.
+    pub fn end_offset_for_epoch(&self, leader_epoch: LeaderEpoch) -> Option<EpochEnd> {
+        self.epochs.end_offset_for(leader_epoch, self.end_offset)
     }
 
     /// The epoch of the record at `offset`, if known.
-    pub fn epoch_for_offset(&self, _offset: Offset) -> Option<LeaderEpoch> {
-        unbuilt()
+    pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.epochs.epoch_for(offset)
     }
 
-    /// The last stable offset is the least of the high watermark and this one. `high_watermark` also bounds which
-    /// finished transactions still count as unstable.
-    pub fn first_unstable_offset(&self, _high_watermark: Offset) -> Option<Offset> {
-        unbuilt()
+    /// The last stable offset is the least of the high watermark and this one: the first offset of a transaction that
+    /// is open, or whose end is not below the high watermark yet.
+    pub fn first_unstable_offset(&self, high_watermark: Offset) -> Option<Offset> {
+        let first = self.producers.first_unstable_offset(high_watermark)?;
+        Some(first.max(self.log_start_offset))
     }
 
-    /// Aborted transactions that overlap `[from, upto)`.
-    pub fn aborted_transactions(
-        &self,
-        _from: Offset,
-        _upto: Offset,
-    ) -> Result<Vec<AbortedTransaction>, ReadError> {
-        unbuilt()
-    }
-
-    pub fn active_producers(&self, _now: TimestampMs) -> Vec<ActiveProducer> {
-        unbuilt()
+    pub fn active_producers(&self, now: TimestampMs) -> Vec<ActiveProducer> {
+        self.producers.active(now, self.config.producer_id_expiration_ms)
     }
 
     /// Forgets producers that wrote nothing for `producer.id.expiration.ms`. Called now and then.
-    pub fn expire_producers(&mut self, _now: TimestampMs) {
-        unbuilt()
+    pub fn expire_producers(&mut self, now: TimestampMs) {
+        self.producers.expire(now, self.config.producer_id_expiration_ms);
     }
 
-    pub fn truncate_to(&mut self, _end_offset: Offset) -> Result<(), ChangeError> {
-        unbuilt()
+    fn active(&self) -> &Segment {
+        // Never empty: open makes one, and whatever removes the last one puts another in its place first.
+        &self.segments[self.segments.len() - 1]
     }
 
-    pub fn truncate_fully_and_start_at(&mut self, _offset: Offset) -> Result<(), ChangeError> {
-        unbuilt()
+    fn active_mut(&mut self) -> &mut Segment {
+        let last = self.segments.len() - 1;
+        &mut self.segments[last]
     }
 
-    /// DeleteRecords, or a follower following its leader. At most the high watermark.
-    pub fn increment_log_start_offset(
-        &mut self,
-        _offset: Offset,
-        _high_watermark: Offset,
-    ) -> Result<(), ChangeError> {
-        unbuilt()
+    /// Index of the segment that holds `offset` if any does: the last whose base offset is at most `offset`, else the first.
+    fn segment_index(&self, offset: Offset) -> usize {
+        self.segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1)
     }
 
-    /// Rolls the active segment when it is older than segment.ms allows, and takes out of the log what retention by
-    /// time, size and log start offset no longer covers. `run` the result after file.delete.delay.ms.
-    pub fn delete_old_segments(
-        &mut self,
-        _now: TimestampMs,
-        _high_watermark: Offset,
-    ) -> Result<DeletedSegments, ChangeError> {
-        unbuilt()
+    fn change_error(&self, source: std::io::Error) -> ChangeError {
+        ChangeError::Io { path: self.dir.clone(), source }
     }
 
-    pub fn size_in_bytes(&self) -> u64 {
-        unbuilt()
-    }
-
-    pub fn segments_count(&self) -> usize {
-        unbuilt()
-    }
-
-    pub fn update_config(&mut self, _config: Arc<LogConfig>) {
-        unbuilt()
-    }
-
-    /// Group commit: take this under the lock, `run` it without, then `on_synced` under the lock.
-    pub fn begin_sync(&self) -> SyncWork {
-        unbuilt()
-    }
-
-    pub fn on_synced(&mut self, _synced: Synced) {
-        unbuilt()
-    }
-
-    /// Syncs everything and leaves a producer snapshot, so that the next open need not recover.
-    pub fn close(&mut self) -> Result<(), ChangeError> {
-        unbuilt()
-    }
-
-    /// Closes files and frees buffers of a log that nothing asks for lately; it stays usable.
-    pub fn release_idle(&mut self) -> Result<(), ChangeError> {
-        unbuilt()
-    }
-
-    /// Renames the directory to `<topic>-<partition>.<hex>-delete` and latches the log. `run` the result later.
-    pub fn mark_deleted(&mut self) -> Result<DeletedLog, ChangeError> {
-        unbuilt()
-    }
-
-    /// None: nothing to compact now (ratio, lags, policy). `stable_limit` is the last stable offset.
-    pub fn plan_compaction(&self, _stable_limit: Offset, _now: TimestampMs) -> Option<CompactionPlan> {
-        unbuilt()
-    }
-
-    /// Puts the rewritten segments in the place of the old ones.
-    pub fn swap_compacted(&mut self, _compacted: Compacted) -> Result<CompactionResult, CompactError> {
-        unbuilt()
+    /// It is not known any more what the disk holds: only recovery at the next start can tell.
+    fn take_offline(&self, what: &str, error: &dyn std::fmt::Display) -> Offline {
+        self.latch.set(format!("{what}: {error}"))
     }
 }
 
-impl LogSlice {
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Reads the bytes, for where they cannot go by `sendfile` (TLS, the simulated disk, the broker's own reads).
-    pub fn read(&self) -> std::io::Result<Bytes> {
-        unbuilt()
-    }
-}
-
-/// See [`Log::begin_sync`].
-pub struct SyncWork {}
-
-impl SyncWork {
-    /// Everything below this offset is durable after `run`.
-    pub fn end_offset(&self) -> Offset {
-        unbuilt()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        unbuilt()
-    }
-
-    /// An error latched the log offline: nothing is acknowledged any more.
-    pub fn run(&self) -> std::io::Result<Synced> {
-        unbuilt()
-    }
-}
-
-/// What a sync made durable; give it back to the log it came from. (A log truncated meanwhile knows to ignore it.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Synced {
-    pub end_offset: Offset,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeletionReason {
-    RetentionTime,
-    RetentionSize,
-    LogStartOffset,
-}
-
-/// Segments that are out of the log and renamed to `.deleted`, but still on the disk for readers that hold them.
-pub struct DeletedSegments {}
-
-impl DeletedSegments {
-    pub fn is_empty(&self) -> bool {
-        unbuilt()
-    }
-
-    /// (base offset, bytes, why)
-    pub fn segments(&self) -> &[(Offset, u64, DeletionReason)] {
-        unbuilt()
-    }
-
-    /// Removes the files.
-    pub fn run(self) -> std::io::Result<()> {
-        unbuilt()
-    }
-}
-
-/// See [`Log::mark_deleted`].
-pub struct DeletedLog {}
-
-impl DeletedLog {
-    /// Removes the directory.
-    pub fn run(self) -> std::io::Result<()> {
-        unbuilt()
-    }
-}
-
-/// What one compaction will do; see [`Log::plan_compaction`].
-pub struct CompactionPlan {}
-
-impl CompactionPlan {
-    pub fn dirty_ratio(&self) -> f64 {
-        unbuilt()
-    }
-
-    /// Rewrites without the lock. `go_on` is asked between chunks; false abandons.
-    pub fn rewrite(self, _now: TimestampMs, _go_on: &dyn Fn() -> bool) -> Result<Compacted, CompactError> {
-        unbuilt()
-    }
-}
-
-pub struct Compacted {}
-
-pub struct CompactionResult {
-    /// What the cleaner-offset checkpoint should say.
-    pub cleaner_offset: Offset,
-    pub bytes_before: u64,
-    pub bytes_after: u64,
-    /// The old files; `run` them after file.delete.delay.ms.
-    pub deleted: DeletedSegments,
+/// `segment.jitter.ms` keeps the logs of a node from rolling all at once: each takes off its own fixed part.
+fn roll_jitter_ms(config: &LogConfig, seed: u64) -> i64 {
+    let bound = config.segment_jitter_ms.clamp(0, config.segment_ms.max(0));
+    if bound == 0 { 0 } else { (seed % bound as u64) as i64 }
 }

@@ -81,7 +81,11 @@ impl OffsetIndex {
         else {
             return;
         };
-        if state.pending.last().is_some_and(|last| last.offset_delta >= offset_delta || last.position >= position) {
+        if state
+            .pending
+            .last()
+            .is_some_and(|last| last.offset_delta >= offset_delta || last.position >= position)
+        {
             return;
         }
         state.pending.push(IndexEntry { offset_delta, position });
@@ -199,8 +203,9 @@ impl OffsetIndex {
             file.read_exact_at(page, u64::from(first) * ENTRY_LEN as u64)?;
             for bytes in page.chunks_exact(ENTRY_LEN) {
                 let entry = IndexEntry::decode(bytes);
-                let grows = last
-                    .is_none_or(|last| entry.offset_delta > last.offset_delta && entry.position > last.position);
+                let grows = last.is_none_or(|last| {
+                    entry.offset_delta > last.offset_delta && entry.position > last.position
+                });
                 if !grows || u64::from(entry.position) >= log_size || entry.offset_delta > i32::MAX as u32 {
                     return Ok(false);
                 }
@@ -318,7 +323,7 @@ mod tests {
 
     #[test]
     fn lookup_is_the_floor_in_memory_on_disk_and_across() {
-        for entries in [0, 1, 2, 511, 512, 513, 3000] {
+        for entries in [0u32, 1, 2, 511, 512, 513, 3000] {
             for flushed_after in [0, 1, entries / 2, entries] {
                 let disk = disk();
                 let index = OffsetIndex::new(disk.handle("/d/100.index"), Offset(100));
@@ -351,7 +356,10 @@ mod tests {
             }
             // The batch with last offset 100 + 6000 ends at 6101.
             index.truncate_to(Offset(6101)).unwrap();
-            assert_eq!(index.last().unwrap().unwrap(), IndexEntry { offset_delta: 6000, position: 3_000_000 });
+            assert_eq!(
+                index.last().unwrap().unwrap(),
+                IndexEntry { offset_delta: 6000, position: 3_000_000 }
+            );
             index.truncate_to(Offset(6100)).unwrap();
             assert_eq!(index.last().unwrap().unwrap().offset_delta, 5990);
             index.append(Offset(6200), 3_000_001);

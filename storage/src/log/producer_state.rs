@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ottla_batch::{
-    AppendOrigin, BatchHeader, ControlKind, EndTxnMarker, NO_SEQUENCE, Offset, ProducerEpoch, ProducerId, Sequence,
-    TimestampMs, crc32c,
+    AppendOrigin, BatchHeader, ControlKind, EndTxnMarker, NO_SEQUENCE, Offset, ProducerEpoch, ProducerId,
+    Sequence, TimestampMs, crc32c,
 };
 
 use super::transaction_index::AbortedTxn;
@@ -110,7 +110,7 @@ pub(crate) struct ProducerState {
     producers: HashMap<ProducerId, Producer>,
     /// Open transactions by their first offset.
     ongoing: BTreeMap<Offset, ProducerId>,
-    /// First offset to marker offset of transactions whose marker may lie above the high watermark.
+    /// Marker offset to first offset of transactions whose marker may lie above the high watermark.
     unreplicated: BTreeMap<Offset, Offset>,
 }
 
@@ -137,7 +137,8 @@ impl ProducerState {
         };
         if !header.is_control() && origin == AppendOrigin::Client && header.producer_epoch == producer.epoch {
             let same = |batch: &&BatchMetadata| {
-                batch.first_sequence() == header.base_sequence && batch.last_sequence == header.last_sequence()
+                batch.first_sequence() == header.base_sequence
+                    && batch.last_sequence == header.last_sequence()
             };
             if let Some(batch) = producer.batches().iter().find(same) {
                 return Ok(Some(Duplicate {
@@ -173,7 +174,11 @@ impl ProducerState {
     }
 
     /// A leader's marker must not come from a transaction coordinator that was replaced.
-    pub(crate) fn check_marker(&self, producer_id: ProducerId, marker: &EndTxnMarker) -> Result<(), AppendError> {
+    pub(crate) fn check_marker(
+        &self,
+        producer_id: ProducerId,
+        marker: &EndTxnMarker,
+    ) -> Result<(), AppendError> {
         match self.producers.get(&producer_id) {
             Some(producer) if producer.coordinator_epoch > marker.coordinator_epoch => {
                 Err(AppendError::TransactionCoordinatorFenced {
@@ -212,7 +217,7 @@ impl ProducerState {
         let first_offset = producer.txn_first_offset.take()?;
         self.ongoing.remove(&first_offset);
         let last_offset = header.last_offset();
-        self.unreplicated.insert(first_offset, last_offset);
+        self.unreplicated.insert(last_offset, first_offset);
         // Up to where everything is decided once this marker is: what a reader below it need not look beyond.
         let last_stable_offset =
             self.ongoing.first_key_value().map_or(last_offset.plus(1), |(first, _)| *first);
@@ -225,21 +230,24 @@ impl ProducerState {
     }
 
     /// The first offset that read_committed must not pass, given what is replicated.
-    pub(crate) fn first_unstable_offset(&mut self, high_watermark: Offset) -> Option<Offset> {
-        // Usually empty.
-        if !self.unreplicated.is_empty() {
-            self.unreplicated.retain(|_, marker| *marker >= high_watermark);
-        }
+    pub(crate) fn first_unstable_offset(&self, high_watermark: Offset) -> Option<Offset> {
         let undecided = self.ongoing.first_key_value().map(|(first, _)| *first);
-        let unreplicated = self.unreplicated.first_key_value().map(|(first, _)| *first);
+        // Only what the high watermark has not reached yet, however many older ones have not been forgotten.
+        let unreplicated = self.unreplicated.range(high_watermark..).map(|(_, first)| *first).min();
         match (undecided, unreplicated) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
     }
 
+    /// Forgets finished transactions whose markers are replicated.
+    pub(crate) fn on_high_watermark(&mut self, high_watermark: Offset) {
+        self.unreplicated = self.unreplicated.split_off(&high_watermark);
+    }
+
     fn is_expired(producer: &Producer, now: TimestampMs, expiration_ms: i64) -> bool {
-        producer.txn_first_offset.is_none() && now.0.saturating_sub(producer.last_timestamp.0) >= expiration_ms
+        producer.txn_first_offset.is_none()
+            && now.0.saturating_sub(producer.last_timestamp.0) >= expiration_ms
     }
 
     pub(crate) fn expire(&mut self, now: TimestampMs, expiration_ms: i64) {

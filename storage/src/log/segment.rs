@@ -62,7 +62,12 @@ impl SegmentFiles {
         }
     }
 
-    pub(crate) fn existing(disk: &Disk, dir: &Path, base_offset: Offset, txn_index: Presence) -> SegmentFiles {
+    pub(crate) fn existing(
+        disk: &Disk,
+        dir: &Path,
+        base_offset: Offset,
+        txn_index: Presence,
+    ) -> SegmentFiles {
         let name = |kind: &str| disk.handle(dir.join(file_name(base_offset, kind)));
         SegmentFiles {
             base_offset,
@@ -97,7 +102,11 @@ impl SegmentFiles {
     }
 
     /// The whole batch at a position.
-    pub(crate) fn read_batch(&self, position: u64, header: &BatchHeader) -> Result<bytes::Bytes, SegmentError> {
+    pub(crate) fn read_batch(
+        &self,
+        position: u64,
+        header: &BatchHeader,
+    ) -> Result<bytes::Bytes, SegmentError> {
         let mut batch = vec![0; header.size_in_bytes()];
         let file = self.log.open().map_err(|error| self.io_error(error))?;
         file.read_exact_at(&mut batch, position).map_err(|error| self.io_error(error))?;
@@ -123,7 +132,7 @@ pub(crate) struct HeaderScan {
 }
 
 impl HeaderScan {
-    fn new(file: Arc<File>, handle: FileHandle, position: u64, end: u64) -> HeaderScan {
+    pub(crate) fn new(file: Arc<File>, handle: FileHandle, position: u64, end: u64) -> HeaderScan {
         HeaderScan { file, handle, position, end, chunk: [0; SCAN_CHUNK], chunk_at: 0, chunk_len: 0 }
     }
 
@@ -142,8 +151,7 @@ impl HeaderScan {
         } else {
             let wanted = (self.end - self.position).min(SCAN_CHUNK as u64) as usize;
             let read = self.file.read_full_at(&mut self.chunk[..wanted], self.position);
-            self.chunk_len =
-                read.map_err(|source| SegmentError::Io { path: self.handle.path(), source })?;
+            self.chunk_len = read.map_err(|source| SegmentError::Io { path: self.handle.path(), source })?;
             self.chunk_at = self.position;
             &self.chunk[..self.chunk_len.min(HEADER_LEN)]
         };
@@ -262,8 +270,7 @@ impl Segment {
             self.bytes_since_index_entry = 0;
         }
         self.bytes_since_index_entry += size;
-        let tail =
-            self.tail.get_or_insert_with(|| Box::new(Tail { batches: Default::default(), len: 0 }));
+        let tail = self.tail.get_or_insert_with(|| Box::new(Tail { batches: Default::default(), len: 0 }));
         tail.push(TailBatch {
             base_offset: header.base_offset,
             last_offset: header.last_offset(),

@@ -61,7 +61,10 @@ impl TimeIndex {
         let mut state = self.state.lock();
         let last = self.last_of(&mut state)?;
         let grows = last.is_none_or(|last| entry.timestamp > last.timestamp && entry.offset >= last.offset);
-        if grows && entry.timestamp > NO_TIMESTAMP && entry.offset.0 - self.base_offset.0 <= i64::from(i32::MAX) {
+        if grows
+            && entry.timestamp > NO_TIMESTAMP
+            && entry.offset.0 - self.base_offset.0 <= i64::from(i32::MAX)
+        {
             state.pending.push(entry);
             state.last = Some(Some(entry));
         }
@@ -161,7 +164,8 @@ impl TimeIndex {
             file.read_exact_at(page, u64::from(first) * ENTRY_LEN as u64)?;
             for bytes in page.as_chunks::<ENTRY_LEN>().0 {
                 let entry = self.decode(*bytes);
-                let grows = last.is_none_or(|last| entry.timestamp > last.timestamp && entry.offset >= last.offset);
+                let grows =
+                    last.is_none_or(|last| entry.timestamp > last.timestamp && entry.offset >= last.offset);
                 if !grows || entry.offset < self.base_offset || entry.offset >= end_offset {
                     return Ok(false);
                 }
@@ -257,10 +261,7 @@ mod tests {
         index.append(entry(0x0102_0304_0507, 261)).unwrap();
         index.flush().unwrap();
         let bytes = disk.read(Path::new("/d/5.timeindex"), 100).unwrap();
-        assert_eq!(
-            bytes,
-            [0, 0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 2, 0, 0, 1, 2, 3, 4, 5, 7, 0, 0, 1, 0],
-        );
+        assert_eq!(bytes, [0, 0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 2, 0, 0, 1, 2, 3, 4, 5, 7, 0, 0, 1, 0],);
     }
 
     #[test]

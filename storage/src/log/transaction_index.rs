@@ -29,8 +29,7 @@ impl AbortedTxn {
     pub(crate) fn encode(&self) -> [u8; ENTRY_LEN] {
         let mut bytes = [0; ENTRY_LEN];
         bytes[..2].copy_from_slice(&VERSION.to_be_bytes());
-        let fields =
-            [self.producer_id.0, self.first_offset.0, self.last_offset.0, self.last_stable_offset.0];
+        let fields = [self.producer_id.0, self.first_offset.0, self.last_offset.0, self.last_stable_offset.0];
         for (index, field) in fields.into_iter().enumerate() {
             bytes[2 + index * 8..10 + index * 8].copy_from_slice(&field.to_be_bytes());
         }

@@ -1,0 +1,290 @@
+//! Taking away the old end of the log: retention by time, by size, and by the log start offset (DeleteRecords); and taking
+//! away the whole log when its topic is deleted.
+//!
+//! Files are not removed at once: they are renamed to `.deleted` (Kafka's suffix) and removed after
+//! `file.delete.delay.ms` by a value that the caller keeps; a restart removes what is left of them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ottla_batch::{Offset, TimestampMs};
+use uuid::Uuid;
+
+use super::roll::Incoming;
+use super::segment::{DELETED_SUFFIX, Segment, SegmentFiles};
+use super::{ChangeError, Log};
+use crate::disk::{Disk, FileHandle};
+use crate::logdir::deleted_partition_name;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionReason {
+    RetentionTime,
+    RetentionSize,
+    LogStartOffset,
+}
+
+/// Segments that are out of the log and renamed to `.deleted`, but still on the disk for readers that hold them.
+#[derive(Default)]
+pub struct DeletedSegments {
+    segments: Vec<(Offset, u64, DeletionReason)>,
+    files: Vec<FileHandle>,
+}
+
+impl DeletedSegments {
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// (base offset, bytes, why); empty for what a compaction replaced.
+    pub fn segments(&self) -> &[(Offset, u64, DeletionReason)] {
+        &self.segments
+    }
+
+    /// Removes the files.
+    pub fn run(self) -> io::Result<()> {
+        self.files.iter().try_for_each(FileHandle::remove)
+    }
+
+    pub(super) fn push_file(&mut self, file: FileHandle) {
+        self.files.push(file);
+    }
+}
+
+/// See [`Log::mark_deleted`].
+pub struct DeletedLog {
+    disk: Disk,
+    dir: PathBuf,
+}
+
+impl DeletedLog {
+    /// Removes the directory.
+    pub fn run(self) -> io::Result<()> {
+        self.disk.remove_dir_all(&self.dir)?;
+        self.disk.sync_parent(&self.dir)
+    }
+}
+
+impl Log {
+    /// DeleteRecords, or a follower following its leader. At most the high watermark. Durable with the next
+    /// `LogDir::write_checkpoints`.
+    pub fn increment_log_start_offset(
+        &mut self,
+        offset: Offset,
+        high_watermark: Offset,
+    ) -> Result<(), ChangeError> {
+        self.latch.check()?;
+        let limit = high_watermark.min(self.end_offset);
+        if offset > limit {
+            return Err(ChangeError::OffsetOutOfRange {
+                requested: offset,
+                log_start_offset: self.log_start_offset,
+                limit,
+            });
+        }
+        if offset > self.log_start_offset {
+            self.set_log_start_offset(offset);
+            self.epochs.truncate_from_start(offset);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_log_start_offset(&mut self, offset: Offset) {
+        self.log_start_offset = offset;
+        self.live.set_log_start_offset(offset);
+    }
+
+    /// Rolls the active segment when its newest record is too old, and takes out of the log what retention by time, size
+    /// and log start offset no longer covers, never at or above the high watermark. `run` the result after file.delete.delay.ms.
+    pub fn delete_old_segments(
+        &mut self,
+        now: TimestampMs,
+        high_watermark: Offset,
+    ) -> Result<DeletedSegments, ChangeError> {
+        self.latch.check()?;
+        self.producers.on_high_watermark(high_watermark);
+        self.rebuild_distrusted_indexes()?;
+        let mut deleted = DeletedSegments::default();
+        if self.config.cleanup_policy.deletes() {
+            if let Some(retention_ms) = self.config.retention_ms {
+                let is_old = |segment: &Segment| match segment.max_timestamp() {
+                    // Records from the future count as new.
+                    Ok(Some(max)) => now.0.saturating_sub(max.timestamp.0) > retention_ms,
+                    // Without any timestamp the age is not known; Kafka asks the file's date, which a copy changes.
+                    Ok(None) => false,
+                    Err(_) => false,
+                };
+                self.delete_while(high_watermark, now, DeletionReason::RetentionTime, &mut deleted, is_old)?;
+            }
+            if let Some(retention_bytes) = self.config.retention_bytes {
+                let mut excess = self.size_in_bytes().saturating_sub(retention_bytes);
+                let is_excess = move |segment: &Segment| {
+                    let goes = segment.size > 0 && segment.size <= excess;
+                    excess -= if goes { segment.size } else { 0 };
+                    goes
+                };
+                self.delete_while(
+                    high_watermark,
+                    now,
+                    DeletionReason::RetentionSize,
+                    &mut deleted,
+                    is_excess,
+                )?;
+            }
+        }
+        let log_start_offset = self.log_start_offset;
+        // The predicate sees segments in order; each is superseded when the next one begins at or before the log start.
+        let ends: Vec<_> = self.segments.iter().skip(1).map(|segment| segment.base_offset).collect();
+        let mut ends = ends.into_iter();
+        let is_before = move |_: &Segment| ends.next().is_some_and(|end| end <= log_start_offset);
+        self.delete_while(high_watermark, now, DeletionReason::LogStartOffset, &mut deleted, is_before)?;
+        Ok(deleted)
+    }
+
+    /// Takes segments from the front as long as `goes`. The active one only if it holds something and is rolled first.
+    fn delete_while(
+        &mut self,
+        high_watermark: Offset,
+        now: TimestampMs,
+        reason: DeletionReason,
+        deleted: &mut DeletedSegments,
+        mut goes: impl FnMut(&Segment) -> bool,
+    ) -> Result<(), ChangeError> {
+        let mut count = 0;
+        for (index, segment) in self.segments.iter().enumerate() {
+            let end_offset = self.segments.get(index + 1).map_or(self.end_offset, |next| next.base_offset);
+            let is_empty_active = index + 1 == self.segments.len() && segment.size == 0;
+            if is_empty_active || end_offset > high_watermark || !goes(segment) {
+                break;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        if count == self.segments.len() {
+            self.roll(self.end_offset, now).map_err(|error| self.change_error(error))?;
+        }
+        self.delete_front(count, reason, deleted)
+    }
+
+    fn delete_front(
+        &mut self,
+        count: usize,
+        reason: DeletionReason,
+        deleted: &mut DeletedSegments,
+    ) -> Result<(), ChangeError> {
+        let new_start = self.segments[count].base_offset;
+        // ORDER: the log start first, then file by file from the front: a crash in between leaves a log without a
+        // hole that begins a little earlier, as if fewer segments had been deleted.
+        if new_start > self.log_start_offset {
+            self.set_log_start_offset(new_start);
+            self.epochs.truncate_from_start(new_start);
+        }
+        let mut removed = 0;
+        let mut outcome = Ok(());
+        for segment in &self.segments[..count] {
+            if let Err(error) = rename_to_deleted(&segment.files, deleted) {
+                outcome = Err(error);
+                break;
+            }
+            deleted.segments.push((segment.base_offset, segment.size, reason));
+            tracing::info!(dir = %self.dir.display(), base_offset = %segment.base_offset, ?reason, "segment deleted");
+            removed += 1;
+        }
+        self.segments.drain(..removed);
+        self.names_version += 1;
+        // A segment half renamed is still in the log by its log file, but has lost indexes: they are rebuilt.
+        if outcome.is_err() {
+            self.segments[0].files.offset_index.distrust();
+        }
+        let first = self.segments[0].base_offset;
+        let snapshots = self.remove_snapshots(|offset| offset < first);
+        outcome.and(snapshots).map_err(|error| self.change_error(error))
+    }
+
+    /// Indexes that were found to be wrong while reading are made anew.
+    fn rebuild_distrusted_indexes(&mut self) -> Result<(), ChangeError> {
+        for index in 0..self.segments.len() {
+            if self.segments[index].files.offset_index.is_distrusted() {
+                self.rebuild_indexes(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From the batches of one segment, to its end.
+    pub(super) fn rebuild_indexes(&mut self, index: usize) -> Result<(), ChangeError> {
+        let interval = self.config.index_interval_bytes;
+        let segment = &mut self.segments[index];
+        tracing::warn!(log = ?segment.files.log, "rebuilding indexes");
+        let size = segment.size;
+        let files = std::sync::Arc::clone(&segment.files);
+        let rebuilt = (|| {
+            files.offset_index.clear()?;
+            files.time_index.clear()?;
+            segment.on_truncated(0)?;
+            let mut scan = files.scan(0, size)?;
+            while let Some(batch) = scan.next()? {
+                segment.on_appended(&batch.header, interval)?;
+            }
+            segment.seal_time_index()?;
+            files.flush_indexes()
+        })();
+        segment.size = size;
+        segment.forget_tail();
+        rebuilt.map_err(|error: io::Error| self.change_error(error))
+    }
+
+    /// Rolls the active segment if an append at `now` would find it too old; for compaction, which leaves it alone.
+    pub fn roll_if_old(&mut self, now: TimestampMs) -> Result<(), ChangeError> {
+        self.latch.check()?;
+        let end_offset = self.end_offset;
+        let incoming =
+            Incoming { base_offset: end_offset, last_offset: end_offset, size: 0, max_timestamp: now, now };
+        if self.active().size > 0 && self.should_roll(&incoming).map_err(|error| self.change_error(error))? {
+            self.roll(end_offset, now).map_err(|error| self.change_error(error))?;
+        }
+        Ok(())
+    }
+
+    /// Renames the directory to `<topic>-<partition>.<hex>-delete` and latches the log. `run` the result later.
+    pub fn mark_deleted(&mut self) -> Result<DeletedLog, ChangeError> {
+        let name = self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let to = self.dir.with_file_name(deleted_partition_name(name, Uuid::new_v4()));
+        let renamed = self.disk.rename(&self.dir, &to).and_then(|()| self.disk.sync_parent(&to));
+        renamed.map_err(|error| self.change_error(error))?;
+        // ORDER: the offsets are forgotten after the rename: a crash in between finds no partition for them.
+        let forgotten = self.checkpoints.forget(&self.partition);
+        let _ = self.latch.reason.set("deleted".to_owned());
+        for segment in &self.segments {
+            for file in segment.files.handles() {
+                file.unpin();
+                file.close();
+                if let Some(name) = file.path().file_name() {
+                    file.moved_to(to.join(name));
+                }
+            }
+        }
+        self.dir = to.clone();
+        forgotten.map_err(|error| self.change_error(error))?;
+        Ok(DeletedLog { disk: self.disk.clone(), dir: to })
+    }
+}
+
+/// Renames what there is of a segment's files; the log file, which makes it a segment, last.
+pub(super) fn rename_to_deleted(files: &SegmentFiles, deleted: &mut DeletedSegments) -> io::Result<()> {
+    for file in files.handles() {
+        let mut to = file.path().into_os_string();
+        to.push(DELETED_SUFFIX);
+        match file.rename(Path::new(&to)) {
+            Ok(()) => {
+                // Nothing in it will be needed after a crash.
+                file.unpin();
+                deleted.files.push(file.clone());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
