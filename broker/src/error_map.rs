@@ -4,9 +4,13 @@
 use kafka_protocol::error::ResponseError;
 use ottla_batch::BatchError;
 use ottla_raft::SubmitError;
-use ottla_raft::requests::AllocateProducerIdsError;
+use ottla_raft::requests::{
+    AllocateProducerIdsError, AlterConfigsError, CreatePartitionsError, CreateTopicError, DeleteTopicError,
+    ElectLeaderError, UpdateFeaturesError,
+};
 use ottla_storage::log;
 
+use crate::config::alter::Refusal;
 use crate::replica::sessions::SessionError;
 use crate::replica::{AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError};
 
@@ -139,5 +143,83 @@ pub fn batch(error: &BatchError) -> ResponseError {
         | BatchError::InvalidRecords { .. } => ResponseError::InvalidRecord,
         BatchError::InvalidTimestamps { .. } => ResponseError::InvalidTimestamp,
         BatchError::Compression { .. } => ResponseError::UnknownServerError,
+    }
+}
+
+// ---- metadata
+
+/// A change that did not reach the controller or whose fate is not known: all but `Refused` are worth another try.
+pub fn submit(error: &SubmitError) -> ResponseError {
+    match error {
+        SubmitError::NotController { .. } | SubmitError::Stopped(_) => ResponseError::NotController,
+        SubmitError::OutcomeUnknown => ResponseError::RequestTimedOut,
+        SubmitError::Refused(_) => ResponseError::PolicyViolation,
+    }
+}
+
+pub fn create_topic(error: &CreateTopicError) -> ResponseError {
+    match error {
+        CreateTopicError::InvalidName(_) => ResponseError::InvalidTopicException,
+        CreateTopicError::AlreadyExists(_) => ResponseError::TopicAlreadyExists,
+        CreateTopicError::InvalidRequest(_) => ResponseError::InvalidRequest,
+        CreateTopicError::InvalidPartitions(_) => ResponseError::InvalidPartitions,
+        CreateTopicError::InvalidReplicationFactor(_) => ResponseError::InvalidReplicationFactor,
+        CreateTopicError::InvalidReplicaAssignment(_) => ResponseError::InvalidReplicaAssignment,
+        CreateTopicError::InvalidConfig(_) => ResponseError::InvalidConfig,
+        CreateTopicError::LimitReached(_) => ResponseError::PolicyViolation,
+    }
+}
+
+pub fn delete_topic(error: &DeleteTopicError) -> ResponseError {
+    match error {
+        DeleteTopicError::UnknownName => ResponseError::UnknownTopicOrPartition,
+        DeleteTopicError::UnknownId => ResponseError::UnknownTopicId,
+        DeleteTopicError::InvalidRequest(_) => ResponseError::InvalidRequest,
+    }
+}
+
+pub fn create_partitions(error: &CreatePartitionsError) -> ResponseError {
+    match error {
+        CreatePartitionsError::UnknownTopic => ResponseError::UnknownTopicOrPartition,
+        CreatePartitionsError::InvalidRequest(_) => ResponseError::InvalidRequest,
+        CreatePartitionsError::InvalidPartitions(_) => ResponseError::InvalidPartitions,
+        CreatePartitionsError::InvalidReplicationFactor(_) => ResponseError::InvalidReplicationFactor,
+        CreatePartitionsError::InvalidReplicaAssignment(_) => ResponseError::InvalidReplicaAssignment,
+        CreatePartitionsError::LimitReached(_) => ResponseError::PolicyViolation,
+    }
+}
+
+pub fn config_refusal(error: &Refusal) -> ResponseError {
+    match error {
+        Refusal::InvalidConfig(_) => ResponseError::InvalidConfig,
+        Refusal::InvalidRequest(_) => ResponseError::InvalidRequest,
+        Refusal::InvalidTopicName(_) => ResponseError::InvalidTopicException,
+        Refusal::UnknownTopic(_) => ResponseError::UnknownTopicOrPartition,
+    }
+}
+
+pub fn alter_configs(error: &AlterConfigsError) -> ResponseError {
+    match error {
+        AlterConfigsError::InvalidRequest(_) => ResponseError::InvalidRequest,
+        AlterConfigsError::InvalidConfig(_) => ResponseError::InvalidConfig,
+        AlterConfigsError::UnknownTopic => ResponseError::UnknownTopicOrPartition,
+        AlterConfigsError::UnknownBroker(_) => ResponseError::BrokerIdNotRegistered,
+    }
+}
+
+pub fn elect_leader(error: &ElectLeaderError) -> ResponseError {
+    match error {
+        ElectLeaderError::UnknownTopicOrPartition(_) => ResponseError::UnknownTopicOrPartition,
+        ElectLeaderError::NotNeeded => ResponseError::ElectionNotNeeded,
+        ElectLeaderError::PreferredLeaderNotAvailable => ResponseError::PreferredLeaderNotAvailable,
+        ElectLeaderError::EligibleLeadersNotAvailable => ResponseError::EligibleLeadersNotAvailable,
+        ElectLeaderError::InvalidRequest(_) => ResponseError::InvalidRequest,
+    }
+}
+
+pub fn update_features(error: &UpdateFeaturesError) -> ResponseError {
+    match error {
+        UpdateFeaturesError::InvalidUpdateVersion(_) => ResponseError::InvalidUpdateVersion,
+        UpdateFeaturesError::InvalidRequest(_) => ResponseError::InvalidRequest,
     }
 }

@@ -1,12 +1,72 @@
-//! AlterConfigs.
+//! AlterConfigs (key 33, versions 0 to 2): the old way, in which what is given replaces everything that was set for a
+//! resource. The versions differ in form only.
 
+use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
+use ottla_raft::metadata::image::Configs;
+use ottla_raft::requests::AlterConfigs;
+use ottla_raft::{ConfigResource, Image};
 
+use super::alteration::{self, Outcome};
 use super::{Close, RequestContext};
+use crate::config::alter::Refusal;
 
-pub async fn handle(
-    _cx: RequestContext,
-    _request: AlterConfigsRequest,
-) -> Result<AlterConfigsResponse, Close> {
-    Err(Close::new("AlterConfigs is not built"))
+pub async fn handle(cx: RequestContext, request: AlterConfigsRequest) -> Result<AlterConfigsResponse, Close> {
+    let image = cx.broker.metadata.image();
+    let repeated =
+        alteration::repeated(request.resources.iter().map(|r| (r.resource_type, &r.resource_name)));
+    let (mut outcomes, mut submitted, mut resources) = (Vec::new(), Vec::new(), Vec::new());
+    for asked in &request.resources {
+        let (kind, name) = (asked.resource_type, &asked.resource_name);
+        let checked = if repeated.contains_key(&(kind, name.clone())) {
+            Err(alteration::is_repeated())
+        } else {
+            prepare(&cx, &image, asked)
+        };
+        match checked {
+            Ok((resource, entries)) => {
+                submitted.push((kind, name.clone(), resource.clone()));
+                resources.push((resource, entries));
+            }
+            Err(refusal) => outcomes.push(Outcome::refused(kind, name, &refusal)),
+        }
+    }
+    if !resources.is_empty() {
+        let validate_only = request.validate_only;
+        let decided = cx.broker.metadata.submit(AlterConfigs { resources, validate_only }).await;
+        outcomes.extend(alteration::outcomes(&cx, submitted, decided, validate_only).await);
+    }
+    let responses = outcomes
+        .into_iter()
+        .map(|outcome| {
+            AlterConfigsResourceResponse::default()
+                .with_error_code(outcome.code())
+                .with_error_message(outcome.message())
+                .with_resource_type(outcome.kind)
+                .with_resource_name(outcome.name)
+        })
+        .collect();
+    Ok(AlterConfigsResponse::default().with_responses(responses))
+}
+
+fn prepare(
+    cx: &RequestContext,
+    image: &Image,
+    asked: &AlterConfigsResource,
+) -> Result<(ConfigResource, Vec<(String, String)>), Refusal> {
+    let resource = alteration::resource(asked.resource_type, &asked.resource_name)?;
+    let mut after = Configs::new();
+    let mut entries = Vec::with_capacity(asked.configs.len());
+    for config in &asked.configs {
+        let Some(value) = &config.value else {
+            return Err(Refusal::InvalidRequest(format!("Null value not supported for : {}", config.name)));
+        };
+        if after.insert((*config.name).into(), (**value).into()).is_some() {
+            return Err(Refusal::InvalidRequest("Error due to duplicate config keys".into()));
+        }
+        entries.push((config.name.to_string(), value.to_string()));
+    }
+    alteration::check(cx, image, &resource, &after)?;
+    Ok((resource, entries))
 }

@@ -1,12 +1,96 @@
-//! DescribeQuorum.
+//! DescribeQuorum (key 55, versions 0 to 2, KIP-595): the Raft quorum of the metadata, as the log `__cluster_metadata-0`.
+//!
+//! v1: times of the last fetch (KIP-836). v2: directories, messages with errors, addresses of the voters (KIP-853).
+//! Directory ids are all zero, as in a Kafka quorum with static voters: voters here are known by their ids alone.
 
-use kafka_protocol::messages::{DescribeQuorumRequest, DescribeQuorumResponse};
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::describe_quorum_response::{
+    Listener, Node, PartitionData, ReplicaState, TopicData,
+};
+use kafka_protocol::messages::{
+    BrokerId as WireBrokerId, DescribeQuorumRequest, DescribeQuorumResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use ottla_raft::{BrokerId, QuorumInfo, VoterInfo};
 
 use super::{Close, RequestContext};
+use crate::clock;
+
+const METADATA_TOPIC: &str = "__cluster_metadata";
 
 pub async fn handle(
-    _cx: RequestContext,
-    _request: DescribeQuorumRequest,
+    cx: RequestContext,
+    request: DescribeQuorumRequest,
 ) -> Result<DescribeQuorumResponse, Close> {
-    Err(Close::new("DescribeQuorum is not built"))
+    let asks_for_metadata = matches!(
+        &request.topics[..],
+        [topic] if &**topic.topic_name == METADATA_TOPIC
+            && matches!(&topic.partitions[..], [partition] if partition.partition_index == 0)
+    );
+    if !asks_for_metadata {
+        let error = ResponseError::UnknownTopicOrPartition;
+        let topics = request.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter().map(|partition| {
+                PartitionData::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(error.code())
+                    .with_error_message(Some(StrBytes::from_string(error.to_string())))
+            });
+            TopicData::default()
+                .with_topic_name(topic.topic_name.clone())
+                .with_partitions(partitions.collect())
+        });
+        return Ok(DescribeQuorumResponse::default().with_error_message(None).with_topics(topics.collect()));
+    }
+
+    let quorum = cx.broker.metadata.quorum();
+    let Some(leader) = quorum.leader else {
+        return Ok(DescribeQuorumResponse::default()
+            .with_error_code(ResponseError::LeaderNotAvailable.code())
+            .with_error_message(Some(StrBytes::from_static_str("the quorum has no leader at the moment"))));
+    };
+    let now = clock::now().0;
+    let partition = PartitionData::default()
+        .with_partition_index(0)
+        .with_error_message(None)
+        .with_leader_id(WireBrokerId(leader.0))
+        .with_leader_epoch(quorum.leader_epoch)
+        .with_high_watermark(quorum.high_watermark)
+        .with_current_voters(quorum.voters.iter().map(|voter| state(voter, leader, now)).collect())
+        .with_observers(quorum.observers.iter().map(|observer| state(observer, leader, now)).collect());
+    let topic = TopicData::default()
+        .with_topic_name(TopicName(StrBytes::from_static_str(METADATA_TOPIC)))
+        .with_partitions(vec![partition]);
+    let controller = cx.broker.config.controller_listener_names.first().map_or("CONTROLLER", String::as_str);
+    Ok(DescribeQuorumResponse::default()
+        .with_error_message(None)
+        .with_topics(vec![topic])
+        .with_nodes(nodes(&quorum, controller)))
+}
+
+fn state(replica: &VoterInfo, leader: BrokerId, now: i64) -> ReplicaState {
+    let heard = match replica.silent_ms {
+        _ if replica.id == leader => now,
+        Some(silent) => now.saturating_sub(i64::try_from(silent).unwrap_or(i64::MAX)).max(0),
+        None => -1,
+    };
+    ReplicaState::default()
+        .with_replica_id(WireBrokerId(replica.id.0))
+        .with_log_end_offset(replica.log_end_offset)
+        .with_last_fetch_timestamp(heard)
+        .with_last_caught_up_timestamp(heard)
+}
+
+fn nodes(quorum: &QuorumInfo, listener: &str) -> Vec<Node> {
+    let of_voter = |voter: &VoterInfo| {
+        let address = quorum.addresses.get(&voter.id).and_then(|address| address.rsplit_once(':'));
+        let listeners = address.and_then(|(host, port)| {
+            let listener = Listener::default()
+                .with_name(StrBytes::from_string(listener.to_owned()))
+                .with_host(StrBytes::from_string(host.to_owned()));
+            Some(listener.with_port(port.parse().ok()?))
+        });
+        Node::default().with_node_id(WireBrokerId(voter.id.0)).with_listeners(listeners.into_iter().collect())
+    };
+    quorum.voters.iter().map(of_voter).collect()
 }

@@ -14,7 +14,10 @@ use kafka_protocol::protocol::StrBytes;
 use crate::node::Broker;
 
 pub mod alter_configs;
+mod alteration;
 pub mod api_versions;
+pub mod authorized_operations;
+pub mod auto_create;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod current_leader;
@@ -54,6 +57,7 @@ pub mod produce_frame;
 pub mod splice;
 pub mod sync_group;
 pub mod table;
+mod topic_listing;
 pub mod update_features;
 
 /// What a handler may know about the request it answers, beyond its body. Cheap to clone.

@@ -112,6 +112,14 @@ impl<'a> BrokerValues<'a> {
         }
     }
 
+    /// `None` for a key that is not declared or has no value.
+    pub(super) fn number(&self, name: &str) -> Option<i64> {
+        match self.value(name) {
+            Some(Value::Integer(number)) => Some(number),
+            _ => None,
+        }
+    }
+
     fn size(&self, name: &str) -> usize {
         self.integer(name).max(0) as usize
     }
@@ -360,6 +368,15 @@ fn resource_entry(
         synonyms: if key.scope == Scope::ClientMetrics { Vec::new() } else { synonyms },
         key: Some(key),
     })
+}
+
+/// What a key is for a resource that does not set it: from the broker's configuration for topics and groups, from
+/// server.properties and the table for a broker.
+pub fn inherited(node: &NodeConfig, image: &Image, key: &Key) -> Option<String> {
+    match key.scope {
+        Scope::Broker => BrokerValues::without_dynamic(&node.set).get(key.name).map(|(_, value)| value),
+        Scope::Topic | Scope::Group | Scope::ClientMetrics => BrokerValues::new(node, image).default_for(key),
+    }
 }
 
 pub fn topic_entries(node: &NodeConfig, image: &Image, topic: &str) -> Vec<Entry> {

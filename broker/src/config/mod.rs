@@ -4,6 +4,7 @@
 //! runs as plain fields; what can change at run time is read through [`NodeConfig::dynamic`], each time it is
 //! needed. Nothing outside this module parses a configuration value.
 
+pub mod alter;
 pub mod effective;
 mod load;
 mod properties;

@@ -14,6 +14,8 @@ mod elect_leaders;
 mod register_broker;
 mod update_features;
 
+pub use create_topics::check_topic_name;
+
 #[cfg(test)]
 mod tests;
 
