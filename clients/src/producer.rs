@@ -483,10 +483,13 @@ struct Ready {
     unknown: Vec<Arc<str>>,
     /// When the next batch gets ready by itself.
     next: Option<Instant>,
+    /// Batches were given up, which may let others go.
+    any_expired: bool,
 }
 
 async fn ask_identity(cluster: &Cluster) -> Result<(ProducerId, ProducerEpoch), ClientError> {
     let request = InitProducerIdRequest::default()
+        .with_transactional_id(None)
         .with_transaction_timeout_ms(60_000)
         .with_producer_id((-1).into())
         .with_producer_epoch(-1);
@@ -500,15 +503,15 @@ impl Sender {
         loop {
             self.renew_identity_if_possible();
             let ready = self.take_ready();
+            // What changes here is only seen by another look at the queues: nothing else would wake this task.
+            let look_again = ready.any_expired || !ready.unknown.is_empty() || !ready.by_leader.is_empty();
             for topic in ready.unknown {
                 self.find_leaders(&topic).await;
             }
-            let sent_any = !ready.by_leader.is_empty();
             for (leader, batches) in ready.by_leader {
                 self.send_to(leader, batches).await;
             }
-            if sent_any {
-                // More may be ready than fits into one request.
+            if look_again {
                 while let Some(Some(answered)) = futures::FutureExt::now_or_never(self.answers.next()) {
                     self.on_answer(answered);
                 }
@@ -586,6 +589,7 @@ impl Sender {
             }
         }
         drop(state);
+        ready.any_expired = !expired.is_empty();
         for batch in expired {
             let what = format!("record for {}-{}", batch.topic, batch.partition);
             let after = config.delivery_timeout;
@@ -655,6 +659,7 @@ impl Sender {
         };
         let timeout = self.shared.cluster.config().request_timeout;
         let request = ProduceRequest::default()
+            .with_transactional_id(None)
             .with_acks(config.acks.wire())
             .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX))
             .with_topic_data(

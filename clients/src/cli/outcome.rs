@@ -24,7 +24,7 @@ pub enum CliError {
     /// Standard output can't be written; a closed pipe among others.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
-    /// Records were not written.
+    /// Records were not written; told of when it happened.
     #[error("{0}")]
     Delivery(std::sync::Arc<ClientError>),
     #[error("{0}")]
@@ -64,7 +64,7 @@ pub fn finish(subcommand: &str, result: Result<(), CliError>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let code = error.code();
-    if code != 0 && !matches!(error, CliError::ToldAlready) {
+    if code != 0 && !matches!(error, CliError::ToldAlready | CliError::Delivery(_)) {
         eprintln!("ottla {subcommand}: {error}");
     }
     ExitCode::from(code)
