@@ -11,6 +11,7 @@ use ottla_raft::requests::{
 use ottla_storage::log;
 
 use crate::config::alter::Refusal;
+use crate::group::GroupError;
 use crate::replica::sessions::SessionError;
 use crate::replica::{AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError};
 
@@ -221,5 +222,29 @@ pub fn update_features(error: &UpdateFeaturesError) -> ResponseError {
     match error {
         UpdateFeaturesError::InvalidUpdateVersion(_) => ResponseError::InvalidUpdateVersion,
         UpdateFeaturesError::InvalidRequest(_) => ResponseError::InvalidRequest,
+
+// ---- groups
+
+pub fn group(error: GroupError) -> ResponseError {
+    match error {
+        GroupError::NotCoordinator => ResponseError::NotCoordinator,
+        GroupError::CoordinatorLoadInProgress => ResponseError::CoordinatorLoadInProgress,
+        GroupError::CoordinatorNotAvailable => ResponseError::CoordinatorNotAvailable,
+        GroupError::InvalidGroupId => ResponseError::InvalidGroupId,
+        GroupError::InvalidSessionTimeout => ResponseError::InvalidSessionTimeout,
+        GroupError::GroupMaxSizeReached => ResponseError::GroupMaxSizeReached,
+        GroupError::InconsistentGroupProtocol => ResponseError::InconsistentGroupProtocol,
+        GroupError::MemberIdRequired => ResponseError::MemberIdRequired,
+        GroupError::UnknownMemberId => ResponseError::UnknownMemberId,
+        GroupError::FencedInstanceId => ResponseError::FencedInstanceId,
+        GroupError::IllegalGeneration => ResponseError::IllegalGeneration,
+        GroupError::RebalanceInProgress => ResponseError::RebalanceInProgress,
+        GroupError::GroupIdNotFound => ResponseError::GroupIdNotFound,
+        GroupError::NonEmptyGroup => ResponseError::NonEmptyGroup,
+        GroupError::GroupSubscribedToTopic => ResponseError::GroupSubscribedToTopic,
+        GroupError::OffsetMetadataTooLarge => ResponseError::OffsetMetadataTooLarge,
+        GroupError::InvalidCommitOffsetSize => ResponseError::InvalidCommitOffsetSize,
+        // No error of SyncGroup says it; Kafka answers the same.
+        GroupError::AssignmentTooLarge => ResponseError::UnknownServerError,
     }
 }

@@ -34,6 +34,7 @@ pub mod describe_topic_partitions;
 pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
+pub mod group_values;
 pub mod guard;
 pub mod heartbeat;
 pub mod incremental_alter_configs;
@@ -58,6 +59,7 @@ pub mod splice;
 pub mod sync_group;
 pub mod table;
 mod topic_listing;
+pub mod topic_id_frames;
 pub mod update_features;
 
 /// What a handler may know about the request it answers, beyond its body. Cheap to clone.

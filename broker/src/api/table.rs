@@ -48,6 +48,23 @@ impl Row {
         F: Fn(RequestContext, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Q::Response, Close>> + Send + 'static,
     {
+        let decode = |body, version: i16| guard::decode::<Q>(body, version.min(Q::VERSIONS.max));
+        Row::serial_coded(versions, decode, handle, encode)
+    }
+
+    /// Like `serial`, with a decoder and an encoder of its own.
+    fn serial_coded<Q, F, Fut>(
+        versions: RangeInclusive<i16>,
+        decode: fn(Bytes, i16) -> Result<Q, Close>,
+        handle: F,
+        encode: fn(&Q::Response, i16) -> Result<Bytes, Close>,
+    ) -> Row
+    where
+        Q: Request + Send + 'static,
+        Q::Response: Send,
+        F: Fn(RequestContext, Q) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Q::Response, Close>> + Send + 'static,
+    {
         Row {
             key: Q::KEY,
             versions,
@@ -55,7 +72,7 @@ impl Row {
             response_header_version: Q::Response::header_version,
             start: Box::new(move |cx, body| {
                 let version = cx.api_version;
-                let request = guard::decode::<Q>(body, version.min(Q::VERSIONS.max))?;
+                let request = decode(body, version)?;
                 let answer = handle(cx, request);
                 Ok(Started::Serial(Box::pin(async move {
                     let encoded = encode(&answer.await?, version)?;
@@ -147,8 +164,8 @@ fn build() -> Vec<Row> {
         Row::staged(ApiKey::Fetch, 4..=18, guard::decode::<FetchRequest>, fetch::start),
         Row::serial::<ListOffsetsRequest, _, _>(1..=11, list_offsets::handle),
         Row::serial::<MetadataRequest, _, _>(0..=13, metadata::handle),
-        Row::serial::<OffsetCommitRequest, _, _>(2..=10, offset_commit::handle),
-        Row::serial::<OffsetFetchRequest, _, _>(1..=10, offset_fetch::handle),
+        Row::serial_coded(2..=10, topic_id_frames::decode_offset_commit, offset_commit::handle, encode),
+        Row::serial_coded(1..=10, topic_id_frames::decode_offset_fetch, offset_fetch::handle, encode),
         Row::serial::<FindCoordinatorRequest, _, _>(0..=6, find_coordinator::handle),
         Row::serial::<JoinGroupRequest, _, _>(0..=9, join_group::handle),
         Row::serial::<HeartbeatRequest, _, _>(0..=4, heartbeat::handle),
