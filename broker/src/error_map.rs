@@ -222,6 +222,8 @@ pub fn update_features(error: &UpdateFeaturesError) -> ResponseError {
     match error {
         UpdateFeaturesError::InvalidUpdateVersion(_) => ResponseError::InvalidUpdateVersion,
         UpdateFeaturesError::InvalidRequest(_) => ResponseError::InvalidRequest,
+    }
+}
 
 // ---- groups
 

@@ -58,8 +58,8 @@ pub mod produce_frame;
 pub mod splice;
 pub mod sync_group;
 pub mod table;
-mod topic_listing;
 pub mod topic_id_frames;
+mod topic_listing;
 pub mod update_features;
 
 /// What a handler may know about the request it answers, beyond its body. Cheap to clone.
