@@ -327,11 +327,11 @@ impl ReplicaManager {
         }
         let before = std::mem::replace(&mut applied.image, Arc::clone(&image));
         let mut gone: Vec<TopicId> = Vec::new();
-        let mut touched: Vec<&Arc<ottla_raft::Topic>> = Vec::new();
+        let mut touched: Vec<(Option<&Arc<ottla_raft::Topic>>, &Arc<ottla_raft::Topic>)> = Vec::new();
         for change in before.topics.diff(&image.topics) {
             match change {
-                DiffItem::Add(_, topic) => touched.push(topic),
-                DiffItem::Update { new: (_, topic), .. } => touched.push(topic),
+                DiffItem::Add(_, topic) => touched.push((None, topic)),
+                DiffItem::Update { old: (_, old), new: (_, topic) } => touched.push((Some(old), topic)),
                 DiffItem::Remove(id, _) => gone.push(*id),
             }
         }
@@ -343,7 +343,7 @@ impl ReplicaManager {
 
         self.set_strays_aside(&mut applied, &image);
         let mut wanted = Vec::new();
-        for topic in touched {
+        for (old, topic) in touched {
             let known = self.directory.by_id(topic.id);
             let mut settings: Option<Arc<TopicSettings>> = None;
             for (partition, state) in topic.partitions.iter().enumerate() {
@@ -352,7 +352,12 @@ impl ReplicaManager {
                     continue;
                 }
                 match known.as_ref().and_then(|known| known.get(partition)) {
-                    Some(replica) => self.update_role(replica, state),
+                    Some(replica) => {
+                        let before = old.and_then(|old| old.partition(partition));
+                        if before.is_none_or(|before| !Arc::ptr_eq(before, state)) {
+                            self.update_role(replica, state);
+                        }
+                    }
                     None => {
                         let dir = self.dir_for(&mut applied, topic, partition);
                         let settings = settings
@@ -477,6 +482,7 @@ impl ReplicaManager {
             }
             Err(error) => {
                 tracing::error!(topic = %wanted.topic, partition = wanted.partition, %error, "the log can't be opened");
+                dir.replicas.fetch_sub(1, Ordering::Relaxed);
                 self.failed.lock().insert((wanted.topic_id, wanted.partition));
                 None
             }
