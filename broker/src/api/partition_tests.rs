@@ -285,9 +285,9 @@ async fn compacted_topics_name_the_records_without_keys() {
     let bench = Bench::start(&[]).await;
     let topic = ("compacted", bench.topic("compacted", 1, &[("cleanup.policy", "compact")]).await);
     let mut builder = BatchBuilder::new(BatchOptions::default());
-    for key in [Some(Bytes::from_static(b"key")), None] {
+    for (index, key) in [Some(Bytes::from_static(b"key")), None].into_iter().enumerate() {
         let record = Record {
-            offset: Offset(0),
+            offset: Offset(index as i64),
             timestamp: TimestampMs(1),
             key,
             value: Some(Bytes::from_static(b"v")),
