@@ -70,7 +70,7 @@ impl LogDir {
     ) -> Result<LogDir, LogDirError> {
         let path = path.into();
         let io_error = |source| LogDirError::Io { path: path.clone(), source };
-        disk.create_dir_all(&path).map_err(io_error)?;
+        create_durably(&disk, &path).map_err(io_error)?;
         let lock = disk
             .lock(&path.join(LOCK_FILE))
             .map_err(io_error)?
@@ -206,6 +206,24 @@ impl LogDir {
     pub fn offline(&self) -> Option<&str> {
         self.offline.get().map(String::as_str)
     }
+}
+
+/// Creates the directory and makes its name durable, with those of the parents that were missing too: a power cut must not take
+/// the whole directory away with everything that was synced in it.
+fn create_durably(disk: &Disk, path: &Path) -> io::Result<()> {
+    let mut created = Vec::new();
+    for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        if disk.exists(ancestor)? {
+            break;
+        }
+        created.push(ancestor);
+    }
+    disk.create_dir_all(path)?;
+    // Outermost first: a name is only reached through its parent's.
+    for dir in created.iter().rev() {
+        disk.sync_parent(dir)?;
+    }
+    Ok(())
 }
 
 /// Whose directory it is, before taking it: for a node that has to learn its cluster id from its disk.

@@ -29,6 +29,7 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
+const LEADER_EPOCH_FROM_VERSION: i16 = 4;
 const OFFSET_NOT_AVAILABLE_FROM_VERSION: i16 = 5;
 
 /// `replica_id` of a consumer or an admin client.
@@ -75,10 +76,13 @@ pub async fn handle(cx: RequestContext, request: ListOffsetsRequest) -> Result<L
             let data =
                 ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index);
             answered.partitions.push(match listed {
-                Ok(listed) => data
-                    .with_timestamp(listed.timestamp)
-                    .with_offset(listed.offset)
-                    .with_leader_epoch(listed.leader_epoch),
+                Ok(listed) => {
+                    let data = data.with_timestamp(listed.timestamp).with_offset(listed.offset);
+                    match cx.api_version >= LEADER_EPOCH_FROM_VERSION {
+                        true => data.with_leader_epoch(listed.leader_epoch),
+                        false => data,
+                    }
+                }
                 Err(error) => data.with_error_code(error.code()),
             });
         }

@@ -129,7 +129,7 @@ fn batch_of(values: &[Bytes], options: BatchOptions) -> Bytes {
     for (index, value) in values.iter().enumerate() {
         let record = Record {
             offset: Offset(index as i64),
-            timestamp: TimestampMs(1000 + index as i64),
+            timestamp: TimestampMs(base_ms() + index as i64),
             key: Some(Bytes::from_static(b"key")),
             value: Some(value.clone()),
             headers: Vec::new(),
@@ -196,6 +196,12 @@ fn values(records: &Bytes) -> Vec<Bytes> {
 }
 
 const NONE: i16 = 0;
+
+/// Of the first record of each batch: now, so that nothing expires.
+fn base_ms() -> i64 {
+    static BASE_MS: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *BASE_MS.get_or_init(|| crate::clock::now().0)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_of_produce_and_fetch_carries_the_records() {
@@ -471,7 +477,7 @@ async fn offsets_are_listed_looked_up_and_deleted() {
     let bench = Bench::start(&[]).await;
     let topic = ("topic", bench.topic("topic", 1, &[]).await);
     for _ in 0..3 {
-        // Timestamps 1000 and 1001 in each batch.
+        // Timestamps base_ms and base_ms + 1 in each batch.
         let records =
             batch_of(&[Bytes::from_static(b"a"), Bytes::from_static(b"b")], BatchOptions::default());
         bench.produce(9, topic, records).await;
@@ -484,12 +490,12 @@ async fn offsets_are_listed_looked_up_and_deleted() {
     for version in 1..=11 {
         assert_eq!(listed(version, -1).await.offset, 6, "version {version}");
         assert_eq!(listed(version, -2).await.offset, 0);
-        let found = listed(version, 1001).await;
-        assert_eq!((found.offset, found.timestamp), (1, 1001));
-        assert_eq!(listed(version, 5000).await.offset, -1, "later than all");
+        let found = listed(version, base_ms() + 1).await;
+        assert_eq!((found.offset, found.timestamp), (1, base_ms() + 1));
+        assert_eq!(listed(version, base_ms() + 2).await.offset, -1, "later than all");
     }
     let found = listed(7, -3).await;
-    assert_eq!((found.offset, found.timestamp), (1, 1001));
+    assert_eq!((found.offset, found.timestamp), (1, base_ms() + 1));
     assert_eq!(listed(6, -3).await.error_code, ResponseError::UnsupportedVersion.code());
     assert_eq!(listed(8, -4).await.offset, 0);
     assert_eq!((listed(9, -5).await.offset, listed(9, -5).await.error_code), (-1, NONE));

@@ -120,7 +120,6 @@ fn acked_and_lost(bench: Bench, acked: Option<Offset>, seed: u64) -> Option<Offs
     disk.crash(seed);
     drop((_dir, syncs, replica));
     let after = Bench::on(disk, Durability::Memory);
-    eprintln!("after the crash: end {} acked {acked:?}", after.replica.end_offset());
     acked.filter(|acked| *acked >= after.replica.end_offset())
 }
 
@@ -374,7 +373,8 @@ fn the_sync_threads_commit_from_many_writers() {
     bench.sync();
     let threads = SyncQueue::start("test", fatal, None).unwrap();
     Arc::get_mut(&mut bench.replica).unwrap().syncs = Arc::clone(&threads);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     let replica = Arc::clone(&bench.replica);
     runtime.block_on(async {
         let writers: Vec<_> = (0..8)
