@@ -254,7 +254,11 @@ impl ReplicaManager {
         let wait = async {
             loop {
                 applied.mark_unchanged();
-                if let Some(replica) = self.get(topic, partition) {
+                // A topic that was deleted and created again may still be here as what it was.
+                let id = self.metadata.image().topic_by_name(topic).map(|topic| topic.id);
+                if let Some(replica) =
+                    self.get(topic, partition).filter(|replica| Some(replica.topic_id()) == id)
+                {
                     return Some(replica);
                 }
                 applied.changed().await.ok()?;
