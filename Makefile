@@ -8,7 +8,7 @@ PYTEST := $(TEST_ENV)/python/bin/python -m pytest
 STOCK_WORKERS ?= 2
 STOCK_ARGS ?=
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka
+.PHONY: test setup fmt clippy unit binary stock stock-kafka power-cut
 
 test: setup fmt clippy unit binary stock
 
@@ -36,3 +36,7 @@ stock: setup binary
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
 stock-kafka: setup
 	$(PYTEST) tests/stock --broker kafka -n $(STOCK_WORKERS) --dist loadscope $(STOCK_ARGS)
+
+# Cuts the power under the metadata store, POWER_CUTS times (200); needs root. See the head of the script.
+power-cut:
+	tests/crash/power_cut.sh

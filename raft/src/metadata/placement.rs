@@ -96,24 +96,29 @@ impl Rotation {
 
 impl<'a, R: Rng> Placer<'a, R> {
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, random: &'a mut R) -> Placer<'a, R> {
-        let mut by_rack: BTreeMap<Option<Arc<str>>, (Vec<BrokerId>, Vec<BrokerId>)> = BTreeMap::new();
+        #[derive(Default)]
+        struct Members {
+            unfenced: Vec<BrokerId>,
+            fenced: Vec<BrokerId>,
+        }
+        let mut by_rack: BTreeMap<Option<Arc<str>>, Members> = BTreeMap::new();
         let mut broker_count = 0;
         let mut unfenced_count = 0;
         for candidate in candidates {
             broker_count += 1;
-            let (unfenced, fenced) = by_rack.entry(candidate.rack).or_default();
+            let members = by_rack.entry(candidate.rack).or_default();
             if candidate.fenced {
-                fenced.push(candidate.id);
+                members.fenced.push(candidate.id);
             } else {
                 unfenced_count += 1;
-                unfenced.push(candidate.id);
+                members.unfenced.push(candidate.id);
             }
         }
         let racks: Vec<Rack> = by_rack
             .into_values()
-            .map(|(unfenced, fenced)| Rack {
-                unfenced: Rotation::new(unfenced, random),
-                fenced: Rotation::new(fenced, random),
+            .map(|members| Rack {
+                unfenced: Rotation::new(members.unfenced, random),
+                fenced: Rotation::new(members.fenced, random),
             })
             .collect();
         let offset = if racks.is_empty() { 0 } else { random.random_range(0..racks.len()) };

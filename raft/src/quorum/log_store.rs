@@ -21,7 +21,8 @@ pub struct LogStore {
     store: Arc<dyn Store>,
     /// Set once, by the first failure.
     failure: Arc<OnceLock<String>>,
-    syncs: mpsc::Sender<SyncRequest>,
+    /// `None`: a sync is made where it is asked for.
+    syncs: Option<mpsc::Sender<SyncRequest>>,
 }
 
 type SyncRequest = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -39,12 +40,20 @@ impl LogStore {
     pub fn open(store: Arc<dyn Store>, snapshot: Option<StoredLogId>) -> Result<LogStore, OpenLogError> {
         check(&*store, snapshot)?;
         let failure = Arc::new(OnceLock::new());
-        let (syncs, requests) = mpsc::channel::<SyncRequest>();
-        std::thread::Builder::new().name("metadata-sync".into()).spawn({
-            let store = store.clone();
-            let failure = failure.clone();
-            move || sync_on_request(&*store, &failure, &requests)
-        })?;
+        let mut syncs = None;
+        if store.sync_blocks() {
+            let (sender, requests) = mpsc::channel::<SyncRequest>();
+            std::thread::Builder::new().name("metadata-sync".into()).spawn({
+                let store = store.clone();
+                let failure = failure.clone();
+                move || {
+                    while let Ok(first) = requests.recv() {
+                        serve_syncs(&*store, &failure, std::iter::once(first).chain(requests.try_iter()));
+                    }
+                }
+            })?;
+            syncs = Some(sender);
+        }
         Ok(LogStore { store, failure, syncs })
     }
 
@@ -65,7 +74,11 @@ impl LogStore {
 
     /// Calls `done` after a sync that began after this call.
     fn sync_then(&self, done: impl FnOnce(io::Result<()>) + Send + 'static) -> io::Result<()> {
-        self.syncs
+        let Some(syncs) = &self.syncs else {
+            serve_syncs(&*self.store, &self.failure, std::iter::once::<SyncRequest>(Box::new(done)));
+            return Ok(());
+        };
+        syncs
             .send(Box::new(done))
             .map_err(|_| io::Error::other("the thread that syncs the metadata log is gone"))
     }
@@ -110,22 +123,20 @@ impl LogStore {
 }
 
 /// Serves all requests that waited with one sync.
-fn sync_on_request(store: &dyn Store, failure: &OnceLock<String>, requests: &mpsc::Receiver<SyncRequest>) {
-    while let Ok(first) = requests.recv() {
-        let mut waiting = vec![first];
-        waiting.extend(requests.try_iter());
-        let result = match failure.get() {
-            Some(reason) => Err(reason.clone()),
-            None => store.sync().map_err(|error| {
-                tracing::error!(%error, "a sync of the metadata log failed; this node's metadata stops");
-                let reason = format!("sync: {error}");
-                let _ = failure.set(reason.clone());
-                reason
-            }),
-        };
-        for done in waiting {
-            done(result.clone().map_err(io::Error::other));
-        }
+fn serve_syncs(store: &dyn Store, failure: &OnceLock<String>, requests: impl Iterator<Item = SyncRequest>) {
+    // ORDER: taken before the sync: a request that comes later may be of a write that this sync misses.
+    let waiting: Vec<SyncRequest> = requests.collect();
+    let result = match failure.get() {
+        Some(reason) => Err(reason.clone()),
+        None => store.sync().map_err(|error| {
+            tracing::error!(%error, "a sync of the metadata log failed; this node's metadata stops");
+            let reason = format!("sync: {error}");
+            let _ = failure.set(reason.clone());
+            reason
+        }),
+    };
+    for done in waiting {
+        done(result.clone().map_err(io::Error::other));
     }
 }
 

@@ -393,12 +393,13 @@ impl Metadata {
             tracing::error!(%error, "the metadata quorum did not shut down cleanly");
         }
         let store = running.store;
-        let closed = tokio::task::spawn_blocking(move || {
+        let blocks = store.sync_blocks();
+        let close = move || {
             let synced = store.sync();
             store.close();
             synced
-        })
-        .await;
+        };
+        let closed = if blocks { tokio::task::spawn_blocking(close).await } else { Ok(close()) };
         if let Ok(Err(error)) = closed {
             tracing::error!(%error, "the last sync of the metadata failed");
         }

@@ -67,6 +67,11 @@ impl StateMachine {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn published_image(&self) -> Arc<Image> {
+        self.published.image()
+    }
+
     /// `accepted` of the answer.
     fn apply_records(&mut self, log_id: &LogId, change: &super::types::Change) -> io::Result<bool> {
         let epoch = log_id.leader_id.term;

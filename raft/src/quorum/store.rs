@@ -59,6 +59,8 @@ pub trait Store: Send + Sync + 'static {
     fn write(&self, writes: &[Write]) -> io::Result<()>;
     /// Returns when everything written before the call is on stable storage. May block for a disk's time.
     fn sync(&self) -> io::Result<()>;
+    /// Whether `sync` waits for a device, so that it belongs on a thread of its own.
+    fn sync_blocks(&self) -> bool;
     /// Replaces the snapshot, durable when it returns.
     fn save_snapshot(&self, bytes: &[u8]) -> io::Result<()>;
     fn snapshot(&self) -> io::Result<Option<Vec<u8>>>;

@@ -102,6 +102,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    /// No thread: in a simulation everything happens on the simulator's own.
+    fn sync_blocks(&self) -> bool {
+        false
+    }
+
     fn save_snapshot(&self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.writable()?;
         state.live.snapshot = Some(bytes.to_vec());

@@ -17,9 +17,11 @@ use std::io::{self, Write as _};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crc_fast::CrcAlgorithm;
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::FlockOperation;
 
 use super::store::{Cell, Store, Write};
 
@@ -75,9 +77,7 @@ impl SledStore {
             .segment_size(SEGMENT_BYTES)
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None);
-        // sled asserts on some damage instead of returning it.
-        let database = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| OpenStoreError::Corrupt("sled gave up on it (see the message above)".into()))??;
+        let database = open_database(&config, &path)?;
         let entries = database.open_tree("entries")?;
         let cells = database.open_tree("cells")?;
         let file = OpenOptions::new().read(true).write(true).open(path.join("db"))?;
@@ -254,6 +254,10 @@ impl Store for SledStore {
         self.with(|open| SledStore::sync_open(open, &mut unsynced))
     }
 
+    fn sync_blocks(&self) -> bool {
+        true
+    }
+
     fn save_snapshot(&self, bytes: &[u8]) -> io::Result<()> {
         self.with(|_| Ok(()))?;
         let mut content = Vec::with_capacity(bytes.len() + HEADER_BYTES);
@@ -281,6 +285,27 @@ impl Store for SledStore {
     fn close(&self) {
         let _writer = self.unsynced.lock();
         self.open.write().take();
+    }
+}
+
+/// sled has a lock of its own on its file. Nobody else can hold it, since the caller owns the directory, except a store
+/// that this process just closed: sled's last threads let go of it a moment later.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+fn open_database(config: &sled::Config, path: &Path) -> Result<sled::Db, OpenStoreError> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        if let Ok(file) = File::open(path.join("db"))
+            && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        // sled asserts on some damage instead of returning it.
+        return catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| OpenStoreError::Corrupt("sled gave up on it (see the message above)".into()))?
+            .map_err(OpenStoreError::from);
     }
 }
 
