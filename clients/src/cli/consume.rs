@@ -5,10 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use ottla_batch::Record;
-use tokio::time::Instant;
 
 use super::moment::{POSITION_HELP, Position, format_ms};
 use super::outcome::CliError;
@@ -21,8 +19,6 @@ use crate::consumer::fetcher::{FetchConfig, Fetched, Fetcher, Isolation};
 use crate::consumer::group::{Event, GroupConfig, GroupConsumer};
 use crate::error::ClientError;
 use crate::wire::ErrorCode;
-
-const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub struct ConsumeArgs {
@@ -252,19 +248,10 @@ async fn consume_as_member(
 ) -> Result<(), CliError> {
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut ends: BTreeMap<TopicPartition, Option<i64>> = BTreeMap::new();
-    let mut commit_at = Instant::now() + COMMIT_INTERVAL;
     while !printer.is_done() {
         let event = tokio::select! {
             biased;
             _ = &mut interrupt => return Ok(()),
-            () = tokio::time::sleep_until(commit_at) => {
-                commit_at = Instant::now() + COMMIT_INTERVAL;
-                // A rebalance meanwhile commits by itself, and a failure shows again at the end.
-                if let Err(error) = consumer.commit().await {
-                    tracing::debug!(%error, "offsets not committed");
-                }
-                continue;
-            }
             event = consumer.next() => event?,
         };
         match event {

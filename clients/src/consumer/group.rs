@@ -40,6 +40,8 @@ pub struct GroupConfig {
     pub heartbeat_interval: Duration,
     /// Where to start a partition that has no committed offset.
     pub start: OffsetSpec,
+    /// How often `next` commits what the caller has read; None: only rebalances, `commit` and `close` do.
+    pub commit_interval: Option<Duration>,
     pub fetch: FetchConfig,
 }
 
@@ -54,6 +56,7 @@ impl GroupConfig {
             rebalance_timeout: Duration::from_secs(60),
             heartbeat_interval: Duration::from_secs(3),
             start: OffsetSpec::Earliest,
+            commit_interval: Some(Duration::from_secs(5)),
             fetch: FetchConfig::default(),
         }
     }
@@ -93,12 +96,14 @@ pub struct GroupConsumer {
     handed_out: Option<(TopicPartition, i64)>,
     heartbeat: Option<(tokio::task::JoinHandle<()>, watch::Receiver<Standing>)>,
     must_join: bool,
+    commit_at: Option<Instant>,
 }
 
 impl GroupConsumer {
     pub fn new(cluster: Cluster, config: GroupConfig) -> GroupConsumer {
         GroupConsumer {
             fetcher: Fetcher::new(cluster.clone(), config.fetch.clone()),
+            commit_at: config.commit_interval.map(|interval| Instant::now() + interval),
             cluster,
             config,
             member_id: String::new(),
@@ -134,10 +139,18 @@ impl GroupConsumer {
                 self.must_join = true;
                 continue;
             };
+            let commit_at = self.commit_at;
+            let commit_timer = async {
+                match commit_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let changed = tokio::select! {
                 biased;
+                () = commit_timer => None,
                 changed = standing.wait_for(|s| *s != Standing::Member) => {
-                    changed.map_or(Standing::Rebalance, |s| *s)
+                    Some(changed.map_or(Standing::Rebalance, |s| *s))
                 }
                 fetched = self.fetcher.next() => {
                     let fetched = fetched?;
@@ -145,7 +158,18 @@ impl GroupConsumer {
                     return Ok(Event::Records(fetched));
                 }
             };
-            self.on_standing(changed)?;
+            match changed {
+                Some(standing) => self.on_standing(standing)?,
+                None => self.commit_on_time().await,
+            }
+        }
+    }
+
+    /// A failure is not the caller's: it is tried again next time, and the last commit reports it.
+    async fn commit_on_time(&mut self) {
+        self.commit_at = self.config.commit_interval.map(|interval| Instant::now() + interval);
+        if let Err(error) = self.commit().await {
+            tracing::warn!(%error, "offsets not committed");
         }
     }
 
