@@ -31,32 +31,39 @@ pub async fn handle(
 ) -> Result<DescribeConfigsResponse, Close> {
     let image = cx.broker.metadata.image();
     let mut left = ENTRIES_MAX;
-    let results = request
-        .resources
-        .iter()
-        .map(|resource| {
-            let described = describe(&cx.broker.config, &image, resource).and_then(|entries| {
-                left = left.checked_sub(entries.len()).ok_or_else(|| {
-                    Refusal::InvalidRequest(
-                        "too many resources in one request; ask for fewer at a time".into(),
-                    )
-                })?;
+    let mut results = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        let described =
+            if left == 0 { Err(too_many()) } else { describe(&cx.broker.config, &image, resource) };
+        let described = described.and_then(|entries| match left.checked_sub(entries.len()) {
+            Some(rest) => {
+                left = rest;
                 Ok(entries)
-            });
-            let result = DescribeConfigsResult::default()
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name.clone());
-            match described {
-                Ok(entries) => result
-                    .with_error_message(None)
-                    .with_configs(entries.into_iter().map(|entry| shown(entry, &request)).collect()),
-                Err(refusal) => result
-                    .with_error_code(error_map::config_refusal(&refusal).code())
-                    .with_error_message(Some(StrBytes::from_string(refusal.to_string()))),
             }
-        })
-        .collect();
+            None => {
+                left = 0;
+                Err(too_many())
+            }
+        });
+        let result = DescribeConfigsResult::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        results.push(match described {
+            Ok(entries) => result
+                .with_error_message(None)
+                .with_configs(entries.into_iter().map(|entry| shown(entry, &request)).collect()),
+            Err(refusal) => result
+                .with_error_code(error_map::config_refusal(&refusal).code())
+                .with_error_message(Some(StrBytes::from_string(refusal.to_string()))),
+        });
+        // A long request leaves room for others.
+        tokio::task::yield_now().await;
+    }
     Ok(DescribeConfigsResponse::default().with_results(results))
+}
+
+fn too_many() -> Refusal {
+    Refusal::InvalidRequest("too many resources in one request; ask for fewer at a time".into())
 }
 
 fn describe(

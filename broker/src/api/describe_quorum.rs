@@ -65,7 +65,7 @@ pub async fn handle(
     Ok(DescribeQuorumResponse::default()
         .with_error_message(None)
         .with_topics(vec![topic])
-        .with_nodes(nodes(&quorum, controller)))
+        .with_nodes(if cx.api_version >= 2 { nodes(&quorum, controller) } else { Vec::new() }))
 }
 
 fn state(replica: &VoterInfo, leader: BrokerId, now: i64) -> ReplicaState {

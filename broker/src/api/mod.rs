@@ -13,6 +13,8 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::node::Broker;
 
+#[cfg(test)]
+mod admin_tests;
 pub mod alter_configs;
 mod alteration;
 pub mod api_versions;
