@@ -408,14 +408,21 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.sender.abort();
-        let lost: Vec<Batch> = {
-            let mut state = self.shared.state();
-            let queues = state.topics.values_mut().flat_map(|t| &mut t.partitions);
-            queues.flat_map(|q| q.waiting.drain(..)).collect()
-        };
-        for batch in lost {
+        // What is in flight goes with the task.
+        let mut state = self.shared.state();
+        let queues = state.topics.values_mut().flat_map(|t| &mut t.partitions);
+        let lost: Vec<Batch> = queues.flat_map(|q| q.waiting.drain(..)).collect();
+        drop(state);
+        drop(lost);
+    }
+}
+
+/// Wherever a batch ends, whoever waits for it is told.
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if self.outcome.done.get().is_none() {
             let error = ClientError::Invalid("the producer was dropped".to_owned());
-            batch.outcome.complete(Err(Arc::new(error)));
+            self.outcome.complete(Err(Arc::new(error)));
         }
     }
 }

@@ -94,3 +94,81 @@ fn parse_key_value(text: &str) -> Result<(String, String), String> {
         _ => Err("expected KEY=VALUE".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    use super::moment::Position;
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Main {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(line: &str) -> Result<Command, ErrorKind> {
+        let words = std::iter::once("ottla").chain(line.split_whitespace());
+        Main::try_parse_from(words).map(|main| main.command).map_err(|e| e.kind())
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_the_definitions() {
+        use clap::CommandFactory;
+        Main::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_may_stand_before_or_after_the_action() {
+        for line in ["topics -b a:1,b:2 list", "topics list --bootstrap-server a:1,b:2"] {
+            let Ok(Command::Topics(args)) = parse(line) else { panic!("{line}") };
+            assert_eq!(args.connect.bootstrap_server, ["a:1", "b:2"], "{line}");
+        }
+        let Ok(Command::Topics(args)) = parse("topics list") else { panic!("default") };
+        assert_eq!(args.connect.bootstrap_server, ["127.0.0.1:9092"]);
+    }
+
+    #[test]
+    fn a_whole_line_is_understood() {
+        let line = "consume t --from 2026-01-01 -n 5 -f --format json";
+        let Ok(Command::Consume(args)) = parse(line) else { panic!("{line}") };
+        assert_eq!(args.from, Position::Timestamp(1_767_225_600_000));
+        assert_eq!((args.max, args.follow, args.format), (Some(5), true, produce::Format::Json));
+        let line = "produce t --acks 0 -c zstd -k \\t -H a=b=c";
+        let Ok(Command::Produce(args)) = parse(line) else { panic!("{line}") };
+        assert_eq!(args.key_separator.as_deref(), Some("\t"));
+        assert_eq!(args.header, [("a".to_owned(), "b=c".to_owned())]);
+        let config = args.tuning.config();
+        assert_eq!((config.acks, config.codec), (crate::producer::Acks::None, ottla_batch::Codec::Zstd));
+        let line = "groups reset-offsets g -t a:0,1 -t b --shift-by -10 --execute";
+        let Ok(Command::Groups(args)) = parse(line) else { panic!("{line}") };
+        let groups::Action::ResetOffsets { topics, to, execute, .. } = args.action else { panic!("{line}") };
+        assert_eq!((topics.len(), to.shift_by, execute), (2, Some(-10), true));
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anything_is_sent() {
+        for (line, kind) in [
+            ("topics create", ErrorKind::MissingRequiredArgument),
+            ("topics create t -p 0", ErrorKind::ValueValidation),
+            ("topics create t -c nothing", ErrorKind::ValueValidation),
+            ("topics create t -c =x", ErrorKind::ValueValidation),
+            ("configs set -t a --broker 1 k=v", ErrorKind::ArgumentConflict),
+            ("configs describe", ErrorKind::MissingRequiredArgument),
+            ("groups reset-offsets g", ErrorKind::MissingRequiredArgument),
+            ("groups reset-offsets g --to end --shift-by 1", ErrorKind::ArgumentConflict),
+            ("groups reset-offsets g --to tomorrow", ErrorKind::ValueValidation),
+            ("consume t -g g -p 0", ErrorKind::ArgumentConflict),
+            ("consume t --from soon", ErrorKind::ValueValidation),
+            ("produce t --acks 2", ErrorKind::InvalidValue),
+            ("produce t -c brotli", ErrorKind::InvalidValue),
+            ("perf produce t -n 0", ErrorKind::ValueValidation),
+            ("perf consume t --latency", ErrorKind::MissingRequiredArgument),
+            ("topics list --timeout 0", ErrorKind::ValueValidation),
+        ] {
+            assert_eq!(parse(line).err(), Some(kind), "{line}");
+        }
+    }
+}
