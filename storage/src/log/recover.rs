@@ -292,9 +292,17 @@ impl Log {
         segment.on_truncated(position).map_err(io_error)?;
         segment.unsynced = position < file_size;
         let file = files.log.open().map_err(io_error)?;
+        let mut last_epoch = self.epochs.latest();
         while position < file_size {
             match checked_batch(&file, position, file_size, end_offset, buffer).map_err(io_error)? {
+                // Epochs never go back along a log. Where they do, a truncation was not durable yet when the crash came,
+                // and what follows the new batches is what it had cut off.
+                Ok(header) if Some(header.leader_epoch) < last_epoch => {
+                    tracing::warn!(path = %log_path.display(), position, offset = %header.base_offset, "batches of an older leader are cut");
+                    break;
+                }
                 Ok(header) => {
+                    last_epoch = Some(header.leader_epoch);
                     segment.on_appended(&header, interval).map_err(io_error)?;
                     self.epochs.assign(header.leader_epoch, header.base_offset);
                     end_offset = header.next_offset();

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use ottla_batch::{Offset, TimestampMs};
 use uuid::Uuid;
 
-use super::roll::Incoming;
 use super::segment::{DELETED_SUFFIX, Segment, SegmentFiles};
 use super::{ChangeError, Log};
 use crate::disk::{Disk, FileHandle};
@@ -43,10 +42,6 @@ impl DeletedSegments {
     /// Removes the files.
     pub fn run(self) -> io::Result<()> {
         self.files.iter().try_for_each(FileHandle::remove)
-    }
-
-    pub(super) fn push_file(&mut self, file: FileHandle) {
-        self.files.push(file);
     }
 }
 
@@ -233,18 +228,6 @@ impl Log {
         segment.size = size;
         segment.forget_tail();
         rebuilt.map_err(|error: io::Error| self.change_error(error))
-    }
-
-    /// Rolls the active segment if an append at `now` would find it too old; for compaction, which leaves it alone.
-    pub fn roll_if_old(&mut self, now: TimestampMs) -> Result<(), ChangeError> {
-        self.latch.check()?;
-        let end_offset = self.end_offset;
-        let incoming =
-            Incoming { base_offset: end_offset, last_offset: end_offset, size: 0, max_timestamp: now, now };
-        if self.active().size > 0 && self.should_roll(&incoming).map_err(|error| self.change_error(error))? {
-            self.roll(end_offset, now).map_err(|error| self.change_error(error))?;
-        }
-        Ok(())
     }
 
     /// Renames the directory to `<topic>-<partition>.<hex>-delete` and latches the log. `run` the result later.

@@ -41,7 +41,12 @@ impl Log {
             Some(first) if first.0 >= 0 => incoming.max_timestamp.0.saturating_sub(first.0),
             _ => incoming.now.0.saturating_sub(active.created.0),
         };
-        if age_ms > config.segment_ms - self.roll_jitter_ms {
+        // Only sealed segments are compacted: max.compaction.lag.ms bounds the age of the active one too.
+        let age_ms_max = match config.cleanup_policy.compacts() && config.max_compaction_lag_ms > 0 {
+            true => config.segment_ms.min(config.max_compaction_lag_ms),
+            false => config.segment_ms,
+        };
+        if age_ms > age_ms_max.saturating_sub(self.roll_jitter_ms) {
             return Ok(true);
         }
         // Full: no room for one more entry.

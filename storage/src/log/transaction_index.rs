@@ -129,10 +129,6 @@ impl TransactionIndex {
             .collect()
     }
 
-    pub(crate) fn clear(&self) -> io::Result<()> {
-        self.cut(0)
-    }
-
     /// Keeps the entries whose marker lies before `end_offset`.
     pub(crate) fn truncate_to(&self, end_offset: Offset) -> io::Result<()> {
         let entries = self.entries()?;

@@ -1,4 +1,8 @@
 //! Tests of the log as a whole, on the simulated disk.
 
 mod append;
+mod compact;
+mod model;
+mod recover;
+mod retain;
 mod support;
