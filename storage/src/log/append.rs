@@ -124,18 +124,17 @@ impl Log {
     }
 
     fn append(&mut self, batches: Assigned<'_>, size: u64, now: TimestampMs) -> Result<(), AppendError> {
-        let (Some(first), Some(last)) = (batches.clone().next(), batches.clone().last()) else {
+        let Some(last) = batches.clone().last() else {
             return Ok(());
         };
         let incoming = Incoming {
-            base_offset: first.1.base_offset,
             last_offset: last.1.last_offset(),
             size,
             max_timestamp: batches.clone().map(|(_, header)| header.max_timestamp).max().unwrap_or(now),
             now,
         };
         let prepared = self.should_roll(&incoming).and_then(|roll| match roll {
-            true => self.roll(incoming.base_offset, now),
+            true => self.roll(incoming.last_offset, now),
             false => Ok(()),
         });
         prepared.map_err(|error| self.append_error(error))?;

@@ -166,7 +166,9 @@ impl Log {
         };
         self.load_producers(snapshot, aborts_from).map_err(read_to_open)?;
         self.synced_end_offset = self.end_offset;
-        if is_recovered && self.end_offset > Offset(0) && self.has_changes() {
+        // Also without changes: a killed process may have left in the page cache what was never synced, a truncation too.
+        if is_recovered && self.end_offset > Offset(0) {
+            self.active_mut().unsynced = true;
             self.write_snapshot(self.end_offset);
             self.sync_all()
                 .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
@@ -174,13 +176,6 @@ impl Log {
         let active = self.active_mut();
         active.files.close();
         Ok(())
-    }
-
-    /// Whether recovery found or did anything that a crash could undo.
-    fn has_changes(&self) -> bool {
-        self.end_offset != self.live.recovery_point()
-            || self.names_synced < self.names_version
-            || self.segments.iter().any(|segment| segment.unsynced)
     }
 
     /// After a clean shutdown: from the last index entry to the end.
@@ -213,8 +208,11 @@ impl Log {
         let mut buffer = Vec::new();
         let mut index = first;
         while index < self.segments.len() {
-            // A segment that begins within the one before it is not part of the log either.
-            let follows = self.segments[index].base_offset >= self.end_offset;
+            // Segments begin where the one before ends. One that begins within it is not part of the log, nor is one after
+            // a gap: the end of the one before was lost in the crash. Only a follower may have been sent over a gap so
+            // large that a segment cannot span it.
+            let gap = self.segments[index].base_offset.0 - self.end_offset.0;
+            let follows = gap == 0 || gap > i64::from(i32::MAX) || index == first;
             let whole = follows && self.recover_segment(index, recovery_point, &mut buffer)?;
             index += usize::from(follows);
             if !whole && index < self.segments.len() {
@@ -292,7 +290,8 @@ impl Log {
         segment.on_truncated(position).map_err(io_error)?;
         segment.unsynced = position < file_size;
         let file = files.log.open().map_err(io_error)?;
-        let mut last_epoch = self.epochs.latest();
+        // Of what lies before the scan; entries from the recovery point on are forgotten already.
+        let mut last_epoch = self.epochs.epoch_for(end_offset.plus(-1));
         while position < file_size {
             match checked_batch(&file, position, file_size, end_offset, buffer).map_err(io_error)? {
                 // Epochs never go back along a log. Where they do, a truncation was not durable yet when the crash came,

@@ -104,8 +104,8 @@ impl Log {
                 let is_old = |segment: &Segment| match segment.max_timestamp() {
                     // Records from the future count as new.
                     Ok(Some(max)) => now.0.saturating_sub(max.timestamp.0) > retention_ms,
-                    // Without any timestamp the age is not known; Kafka asks the file's date, which a copy changes.
-                    Ok(None) => false,
+                    // Without any timestamp it is as old as we have known it; Kafka asks the file's date, which a copy changes.
+                    Ok(None) => segment.size == 0 || now.0.saturating_sub(segment.created.0) > retention_ms,
                     Err(_) => false,
                 };
                 self.delete_while(high_watermark, now, DeletionReason::RetentionTime, &mut deleted, is_old)?;

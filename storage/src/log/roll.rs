@@ -16,7 +16,6 @@ use super::time_index;
 
 /// What the append that may need a roll brings.
 pub(super) struct Incoming {
-    pub base_offset: Offset,
     pub last_offset: Offset,
     pub size: u64,
     pub max_timestamp: TimestampMs,
@@ -55,8 +54,15 @@ impl Log {
             || !room(active.files.time_index.size_in_bytes()?, time_index::ENTRY_LEN))
     }
 
-    /// On an error the old segment stays the active one, and nothing else changed.
-    pub(super) fn roll(&mut self, base_offset: Offset, now: TimestampMs) -> io::Result<()> {
+    /// Begins a segment for batches that end at `last_offset`. On an error the old one stays active, and nothing else changed.
+    ///
+    /// The new segment begins where the old one ends, even if the next batch begins later (a follower of a compacted log):
+    /// so recovery can tell a gap that compaction made from a segment whose end was lost in a crash.
+    pub(super) fn roll(&mut self, last_offset: Offset, now: TimestampMs) -> io::Result<()> {
+        let base_offset = match last_offset.0.saturating_sub(self.end_offset.0) <= i64::from(i32::MAX) {
+            true => self.end_offset,
+            false => last_offset.plus(-i64::from(i32::MAX)),
+        };
         let files = SegmentFiles::new(&self.disk, &self.dir, base_offset, "");
         // A leftover of the same name can only be an empty or abandoned segment: nothing at or past the end is ours.
         let created = files.log.open_or_create().and_then(|file| match file.is_empty()? {

@@ -140,6 +140,10 @@ impl HeaderScan {
         SegmentError::Corrupt { path: self.handle.path(), position: self.position, what }
     }
 
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.position >= self.end
+    }
+
     /// The next batch. It lies wholly before the end, or the result is an error.
     pub(crate) fn next(&mut self) -> Result<Option<Located>, SegmentError> {
         if self.position >= self.end {

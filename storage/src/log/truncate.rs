@@ -24,6 +24,11 @@ impl Log {
         if end_offset < self.segments[0].base_offset || end_offset < self.log_start_offset {
             return self.truncate_fully_and_start_at(end_offset);
         }
+        // The recovery point must be the end of a batch: the one that spans the new end is not checked otherwise.
+        let spanning = self.segments[self.segment_index(end_offset)].locate_header(end_offset);
+        let end_offset = spanning
+            .map_err(ReadError::from)?
+            .map_or(end_offset, |batch| end_offset.min(batch.header.base_offset));
         tracing::info!(dir = %self.dir.display(), from = %self.end_offset, to = %end_offset, "truncating");
         self.lower_recovery_point(end_offset)?;
         self.truncate_end(end_offset).map_err(|error| {

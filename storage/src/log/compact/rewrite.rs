@@ -221,12 +221,14 @@ impl Round<'_> {
         file.set_len(0).map_err(io_error)?;
         let mut pending = Vec::with_capacity(WRITE_BYTES);
         let mut is_changed = false;
+        let end_offset = sources.last().map(|source| source.end_offset);
         for source in sources {
             let mut scan = source.files.scan(0, source.size)?;
             while let Some(batch) = scan.next()? {
                 self.plan.check_go_on(self.go_on)?;
                 let bytes = self.plan.read(source, &batch)?;
-                let written = match self.judge(source, &batch, &bytes, cleaned)? {
+                let is_last = end_offset == Some(source.end_offset) && scan.is_at_end();
+                let written = match self.judge(source, &batch, &bytes, is_last, cleaned)? {
                     Verdict::Copy => bytes,
                     Verdict::Build { records, delete_horizon } => {
                         build(&batch.header, &records, delete_horizon)
@@ -265,6 +267,7 @@ impl Round<'_> {
         source: &Source,
         batch: &Located,
         bytes: &Bytes,
+        is_last_of_segment: bool,
         cleaned: &Segment,
     ) -> Result<Verdict, CompactError> {
         let header = &batch.header;
@@ -274,8 +277,9 @@ impl Round<'_> {
                 Some(LastRecord::Marker { epoch }) => header.is_control() && header.producer_epoch == *epoch,
                 None => false,
             };
-        // The last batch of all that is cleaned keeps the end of the log known if nothing follows.
-        let keeps_header = is_last_of_producer || header.next_offset() == self.mapped_end_offset;
+        // The last batch of each new segment stays at least as a header, so that segments still end where the next one
+        // begins: recovery takes anything else for a segment that lost its end. (Kafka keeps only that of the last one.)
+        let keeps_header = is_last_of_producer || is_last_of_segment;
         let horizon = header.has_delete_horizon().then_some(header.base_timestamp);
         let is_past_horizon = horizon.is_some_and(|horizon| horizon <= self.now);
         let emptied = if keeps_header { Verdict::Empty } else { Verdict::Drop };

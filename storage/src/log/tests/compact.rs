@@ -52,7 +52,7 @@ fn the_newest_record_of_each_key_stays_at_its_offset() {
     let (end, segments) = (t.log.end_offset(), t.log.segments_count());
     let result = compact_at(&mut t, NOW).unwrap();
     assert!(result.bytes_after < result.bytes_before / 4);
-    assert!(t.log.segments_count() < segments);
+    assert_eq!(t.log.segments_count(), segments);
     let after = t.records_from(Offset(0));
     assert_eq!(latest(&after), latest(&before));
     assert!(after.iter().all(|record| before.contains(record)), "nothing is made up");
@@ -63,6 +63,14 @@ fn the_newest_record_of_each_key_stays_at_its_offset() {
     let slice = t.log.read(Offset(1), end, 1, FirstBatch::Whole).unwrap();
     assert!(slice.base_offset > Offset(1));
     result.deleted.run().unwrap();
+    // What became small is merged by the next round.
+    seal(&mut t);
+    let filler = t.records_from(Offset(0)).len();
+    compact_at(&mut t, NOW).unwrap();
+    assert!(t.log.segments_count() < segments / 2, "{} of {segments}", t.log.segments_count());
+    let after = t.records_from(Offset(0));
+    assert!(after.len() <= filler);
+    assert_eq!(after.iter().filter(|record| record.1 != "filler").count(), 7);
     for shutdown in [LastShutdown::Clean, LastShutdown::Unclean] {
         t.log.close().unwrap();
         t.checkpoints.write().unwrap();
@@ -347,7 +355,7 @@ fn a_crash_at_any_operation_loses_no_key_and_doubles_nothing() {
             assert!(!has_aborted || aborted.len() == 1, "at {at}, seed {seed}");
             t.append(&batch(1)).unwrap();
             compact_at(&mut t, NOW);
-            assert_eq!(keys(&t.records_from(Offset(0))).len(), keys(&before).len() + usize::from(true));
+            assert_eq!(keys(&t.records_from(Offset(0))).len(), keys(&before).len());
         }
         operations = at;
         if finished {
