@@ -286,6 +286,10 @@ impl GroupCoordinator {
         {
             self.wake.notify_one();
         }
+        self.start_writer(shard, core);
+    }
+
+    fn start_writer(self: &Arc<Self>, shard: &Arc<Shard>, core: &mut Core) {
         if core.has_work() && !core.is_writing && core.status == Status::Active {
             core.is_writing = true;
             tokio::spawn(Arc::clone(self).write(Arc::clone(shard), core.leader_epoch));
@@ -425,7 +429,8 @@ impl GroupCoordinator {
             while let Some(effects) = core.machine.on_timer(now) {
                 core.perform(effects);
             }
-            self.after_step(&shard, &mut core);
+            // Not `after_step`: its wake-up would have this very loop look again, for ever.
+            self.start_writer(&shard, &mut core);
             next_ms = next_ms.min(core.machine.next_deadline_ms().unwrap_or(u64::MAX));
         }
         self.wake_ms.fetch_min(next_ms, Ordering::AcqRel).min(next_ms)
