@@ -31,12 +31,21 @@ use crate::node::{self, Node};
 /// A node in a directory of its own.
 struct Bench {
     node: Node,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
     async fn start(overrides: &[(&str, &str)]) -> Bench {
-        let dir = tempfile::tempdir().unwrap();
+        Bench::start_on(tempfile::tempdir().unwrap(), overrides).await
+    }
+
+    /// Stops in a controlled way; the directory stays.
+    async fn stop(self) -> tempfile::TempDir {
+        self.node.shutdown().await;
+        self.dir
+    }
+
+    async fn start_on(dir: tempfile::TempDir, overrides: &[(&str, &str)]) -> Bench {
         let mut all: Vec<(String, String)> = vec![
             ("listeners".into(), "PLAINTEXT://127.0.0.1:0".into()),
             ("log.dirs".into(), dir.path().join("data").display().to_string()),
@@ -44,7 +53,7 @@ impl Bench {
         ];
         all.extend(overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let config = NodeConfig::load(None, &all).unwrap();
-        Bench { node: node::start(config).await.unwrap(), _dir: dir }
+        Bench { node: node::start(config).await.unwrap(), dir }
     }
 
     async fn topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicId {
@@ -626,5 +635,104 @@ async fn a_deleted_topic_leaves_no_trace_for_one_of_the_same_name() {
     assert_ne!(new.1, old.1);
     assert_eq!(bench.produce(13, new, batch("new")).await.base_offset, 0);
     assert_eq!(bench.produce(13, old, batch("old")).await.error_code, ResponseError::UnknownTopicId.code());
+    bench.node.shutdown().await;
+}
+
+/// Waits until `condition` holds; upkeep runs in its own time.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const UPKEEP_AT_ONCE: [(&str, &str); 4] = [
+    ("log.initial.task.delay.ms", "0"),
+    ("log.retention.check.interval.ms", "1"),
+    ("log.cleaner.backoff.ms", "50"),
+    ("ottla.durability", "memory"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_takes_what_is_old_and_then_its_files() {
+    let bench = Bench::start(&UPKEEP_AT_ONCE).await;
+    let configs =
+        [("retention.ms", "100"), ("internal.segment.bytes", "1000"), ("file.delete.delay.ms", "1")];
+    let topic = ("old", bench.topic("old", 1, &configs).await);
+    for _ in 0..10 {
+        assert_eq!(bench.produce(9, topic, batch(vec![7; 400])).await.error_code, NONE);
+    }
+    let replica = bench.node.broker().replicas.get("old", 0).unwrap();
+    eventually("the log start offset moves to the end", || replica.log_start_offset() == Offset(10)).await;
+    assert_eq!(replica.high_watermark(), Offset(10));
+    let partition = bench.dir.path().join("data/old-0");
+    let logs = || {
+        let names = std::fs::read_dir(&partition).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().contains(".log")).count()
+    };
+    eventually("the files of deleted segments go", || logs() == 1).await;
+    assert_eq!(bench.produce(9, topic, batch("next")).await.base_offset, 10);
+    bench.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_topic_config_is_in_force_without_a_restart() {
+    use ottla_raft::ConfigResource;
+    use ottla_raft::requests::{ConfigOperation, IncrementalAlterConfigs};
+    let bench = Bench::start(&[]).await;
+    let topic = ("topic", bench.topic("topic", 1, &[]).await);
+    assert_eq!(bench.produce(9, topic, batch(vec![1; 5000])).await.error_code, NONE);
+    let operations = vec![("max.message.bytes".to_owned(), ConfigOperation::Set("1000".to_owned()))];
+    let request = IncrementalAlterConfigs {
+        resources: vec![(ConfigResource::topic("topic"), operations)],
+        validate_only: false,
+    };
+    bench.node.broker().metadata.submit(request).await.unwrap();
+    let offset = bench.node.broker().metadata.image().last_offset;
+    assert!(bench.node.broker().replicas.await_applied(offset, Duration::from_secs(10)).await);
+    let answer = bench.produce(9, topic, batch(vec![1; 5000])).await;
+    assert_eq!(answer.error_code, ResponseError::MessageTooLarge.code());
+    bench.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_brings_back_everything_and_sets_strays_aside() {
+    let bench = Bench::start(&[]).await;
+    let topic = ("topic", bench.topic("topic", 12, &[]).await);
+    for partition in 0..12 {
+        for _ in 0..=partition {
+            bench.call(9, &produce_request(9, -1, topic, partition, batch("kept"))).await;
+        }
+    }
+    bench.call(2, &delete_records_request("topic", 1)).await;
+    let dir = bench.stop().await;
+    let data = dir.path().join("data");
+    assert!(data.join(".kafka_cleanshutdown").exists());
+
+    // A partition of a topic that the metadata does not know, and a directory that does not say whose it is.
+    let stray = data.join("stray-0");
+    std::fs::create_dir(&stray).unwrap();
+    std::fs::write(stray.join("partition.metadata"), "version: 0\ntopic_id: AAAAAAAAAAEAAAAAAAAAAg").unwrap();
+    let unknown = data.join("unknown-0");
+    std::fs::create_dir(&unknown).unwrap();
+
+    let bench = Bench::start_on(dir, &[]).await;
+    for partition in 0..12 {
+        let replica = bench.node.broker().replicas.get("topic", partition).unwrap();
+        assert_eq!(replica.end_offset(), Offset(i64::from(partition) + 1));
+        assert_eq!(replica.high_watermark(), replica.end_offset());
+        assert_eq!(replica.log_start_offset(), Offset(i64::from(partition == 0)), "DeleteRecords lasts");
+    }
+    let data = bench.dir.path().join("data");
+    assert!(!data.join("stray-0").exists());
+    let aside = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name());
+    let aside = aside.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("stray-0.") && name.ends_with("-stray")
+    });
+    assert_eq!(aside.count(), 1);
+    assert!(data.join("unknown-0").exists(), "nothing is touched because its metadata can't be read");
+    assert_eq!(bench.produce(9, topic, batch("more")).await.base_offset, 1);
     bench.node.shutdown().await;
 }

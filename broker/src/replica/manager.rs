@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
@@ -163,17 +163,8 @@ impl ReplicaManager {
         changes.mark_unchanged();
         Arc::clone(&manager).apply_newest().await;
         manager.maintenance.start(&manager).map_err(StartError::Thread)?;
-        tokio::spawn(Arc::clone(&manager).follow(changes));
+        tokio::spawn(follow(Arc::downgrade(&manager), changes));
         Ok(manager)
-    }
-
-    async fn follow(self: Arc<ReplicaManager>, mut changes: watch::Receiver<u64>) {
-        // Ends when the metadata goes away.
-        while changes.changed().await.is_ok() {
-            if !Arc::clone(&self).apply_newest().await {
-                return;
-            }
-        }
     }
 
     /// False once the manager was shut down.
@@ -600,6 +591,16 @@ impl ReplicaManager {
             if let Err(error) = dir.log_dir.write_checkpoints() {
                 tracing::error!(path = %dir.log_dir.path().display(), %error, "checkpoints not written");
             }
+        }
+    }
+}
+
+/// Ends when the metadata or the manager goes away; does not keep the manager, and with it the locks of its directories.
+async fn follow(manager: Weak<ReplicaManager>, mut changes: watch::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        let Some(manager) = manager.upgrade() else { return };
+        if !manager.apply_newest().await {
+            return;
         }
     }
 }
