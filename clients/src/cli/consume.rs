@@ -8,10 +8,11 @@ use std::io::{self, Write};
 
 use ottla_batch::Record;
 
+use super::ConnectArgs;
 use super::moment::{POSITION_HELP, Position, format_ms};
 use super::outcome::CliError;
 use super::produce::{Format, parse_separator};
-use super::{ConnectArgs, record_json};
+use super::record_json::RecordJson;
 use crate::admin::{self, OffsetSpec, TopicPartition};
 use crate::cluster::Cluster;
 use crate::consumer::assignor::Assignor;
@@ -113,7 +114,8 @@ impl Printer<'_> {
     fn print_one(&mut self, partition: &TopicPartition, record: &Record) -> io::Result<()> {
         let out = &mut self.out;
         if self.args.format == Format::Json {
-            serde_json::to_writer(&mut *out, &record_json::to_json(&partition.0, partition.1, record))?;
+            let line = RecordJson { topic: &partition.0, partition: partition.1, record };
+            serde_json::to_writer(&mut *out, &line)?;
             return out.write_all(b"\n");
         }
         if self.args.meta {

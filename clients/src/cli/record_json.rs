@@ -6,36 +6,52 @@
 
 use bytes::Bytes;
 use ottla_batch::{Header, Record, TimestampMs};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use super::base64;
 use crate::producer::ProducerRecord;
 
-fn put(object: &mut Map<String, Value>, name: &str, bytes: Option<&Bytes>) {
-    match bytes.map(|b| (std::str::from_utf8(b), b)) {
-        None => object.insert(name.to_owned(), Value::Null),
-        Some((Ok(text), _)) => object.insert(name.to_owned(), text.into()),
-        Some((Err(_), raw)) => object.insert(format!("{name}_base64"), base64::encode(raw).into()),
-    };
+/// One record as a JSON object, its fields in the order in which a person looks for them.
+pub struct RecordJson<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub record: &'a Record,
 }
 
-/// One line, without its end.
-pub fn to_json(topic: &str, partition: i32, record: &Record) -> Value {
-    let mut object = Map::new();
-    object.insert("topic".to_owned(), topic.into());
-    object.insert("partition".to_owned(), partition.into());
-    object.insert("offset".to_owned(), record.offset.0.into());
-    object.insert("timestamp".to_owned(), record.timestamp.0.into());
-    put(&mut object, "key", record.key.as_ref());
-    put(&mut object, "value", record.value.as_ref());
-    let headers = record.headers.iter().map(|header| {
-        let mut entry = Map::new();
-        put(&mut entry, "key", Some(&header.key));
-        put(&mut entry, "value", header.value.as_ref());
-        Value::Object(entry)
-    });
-    object.insert("headers".to_owned(), headers.collect());
-    Value::Object(object)
+impl Serialize for RecordJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("topic", self.topic)?;
+        map.serialize_entry("partition", &self.partition)?;
+        map.serialize_entry("offset", &self.record.offset.0)?;
+        map.serialize_entry("timestamp", &self.record.timestamp.0)?;
+        put(&mut map, ["key", "key_base64"], self.record.key.as_deref())?;
+        put(&mut map, ["value", "value_base64"], self.record.value.as_deref())?;
+        let headers: Vec<HeaderJson<'_>> = self.record.headers.iter().map(HeaderJson).collect();
+        map.serialize_entry("headers", &headers)?;
+        map.end()
+    }
+}
+
+struct HeaderJson<'a>(&'a Header);
+
+impl Serialize for HeaderJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        put(&mut map, ["key", "key_base64"], Some(&self.0.key))?;
+        put(&mut map, ["value", "value_base64"], self.0.value.as_deref())?;
+        map.end()
+    }
+}
+
+/// Bytes under the first name if they are text, else under the second.
+fn put<M: SerializeMap>(map: &mut M, names: [&str; 2], bytes: Option<&[u8]>) -> Result<(), M::Error> {
+    match bytes.map(|b| (std::str::from_utf8(b), b)) {
+        None => map.serialize_entry(names[0], &()),
+        Some((Ok(text), _)) => map.serialize_entry(names[0], text),
+        Some((Err(_), raw)) => map.serialize_entry(names[1], &base64::encode(raw)),
+    }
 }
 
 fn take(object: &Map<String, Value>, name: &str) -> Result<Option<Bytes>, String> {
@@ -125,7 +141,12 @@ mod tests {
             value: Some(Bytes::from_static(b"{\"a\": 1}")),
             headers: vec![header(b"h", Some(b"1")), header(b"h", None), header(b"h", Some(&[0xfe]))],
         };
-        let read = from_json(to_json("t", 3, &record).to_string().as_bytes()).unwrap();
+        let line = serde_json::to_string(&RecordJson { topic: "t", partition: 3, record: &record }).unwrap();
+        assert!(
+            line.starts_with(r#"{"topic":"t","partition":3,"offset":7,"timestamp":1700000000000,"key_base64":"/wA=","value":"#),
+            "{line}"
+        );
+        let read = from_json(line.as_bytes()).unwrap();
         assert_eq!(read.key, record.key);
         assert_eq!(read.value, record.value);
         assert_eq!(read.headers, record.headers);
