@@ -121,6 +121,7 @@ impl Log {
 
     fn recover(&mut self, last_shutdown: LastShutdown) -> Result<(), OpenError> {
         let recovery_point = self.live.recovery_point();
+        let is_created = self.names_version > 0;
         let is_recovered = match last_shutdown {
             LastShutdown::Clean => match self.find_end() {
                 Ok(()) => false,
@@ -158,7 +159,10 @@ impl Log {
         }
         self.epochs.truncate_from_end(self.end_offset);
         self.epochs.truncate_from_start(self.log_start_offset);
-        self.remove_stray_snapshots().map_err(|error| self.open_error(error))?;
+        // After a crash a snapshot past the recovery point may be of batches that were truncated since: its removal need
+        // not have been durable. (The newest one is written anew below.)
+        let believed = if is_recovered { recovery_point } else { self.end_offset };
+        self.remove_stray_snapshots(believed).map_err(|error| self.open_error(error))?;
         let (snapshot, aborts_from) = match is_recovered {
             // Aborts after the recovery point are found again by replaying from before it.
             true => (recovery_point, Some(recovery_point)),
@@ -167,9 +171,12 @@ impl Log {
         self.load_producers(snapshot, aborts_from).map_err(read_to_open)?;
         self.synced_end_offset = self.end_offset;
         // Also without changes: a killed process may have left in the page cache what was never synced, a truncation too.
-        if is_recovered && self.end_offset > Offset(0) {
+        // (A log that was just created has nothing to sync.)
+        if is_recovered && (self.end_offset > Offset(0) || !is_created) {
             self.active_mut().unsynced = true;
-            self.write_snapshot(self.end_offset);
+            if self.end_offset > Offset(0) {
+                self.write_snapshot(self.end_offset);
+            }
             self.sync_all()
                 .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
         }
@@ -339,8 +346,8 @@ impl Log {
     }
 
     /// Snapshots stay where a segment begins, and the newest one; those after the end are of batches that are gone.
-    fn remove_stray_snapshots(&mut self) -> io::Result<()> {
-        let end_offset = self.end_offset;
+    fn remove_stray_snapshots(&mut self, believed: Offset) -> io::Result<()> {
+        let end_offset = self.end_offset.min(believed);
         let kept: HashSet<Offset> = self.segments.iter().map(|segment| segment.base_offset).collect();
         let newest = self.snapshots.iter().rev().find(|offset| **offset <= end_offset).copied();
         self.remove_snapshots(|offset| {

@@ -156,16 +156,16 @@ impl Log {
     /// Leaves the log so that the next open need not look for anything. The log takes no more part afterwards.
     pub fn close(&mut self) -> Result<(), ChangeError> {
         self.latch.check()?;
-        // A log that never held anything has nothing to lose.
         if self.end_offset > Offset(0) {
             self.write_snapshot(self.end_offset);
         }
-        let is_behind = self.end_offset > Offset(0)
-            && (self.live.recovery_point() < self.end_offset
-                || self.synced_end_offset < self.end_offset
-                || self.segments.iter().any(|segment| segment.unsynced)
-                || self.names_synced < self.names_version
-                || self.epoch_file.is_behind(self.epochs.version()));
+        let is_behind = self.live.recovery_point() < self.end_offset
+            || self.synced_end_offset < self.end_offset
+            // Also of a log that is empty only since it was truncated.
+            || self.segments.iter().any(|segment| segment.unsynced)
+            // A log that never held anything has no names to lose.
+            || (self.end_offset > Offset(0) && self.names_synced < self.names_version)
+            || self.epoch_file.is_behind(self.epochs.version());
         if is_behind {
             self.sync_all()?;
         }

@@ -214,6 +214,30 @@ fn truncation_below_the_checkpointed_recovery_point_is_survived() {
 }
 
 #[test]
+fn a_snapshot_of_truncated_batches_is_not_believed() {
+    // Found by the model: the removal of the snapshot is lost in a crash, and the log has grown to its offset again.
+    for seed in 0..200 {
+        let mut t = TestLog::new(LogConfig::default());
+        for n in 0..5 {
+            t.append(&idempotent(1, 0, n, 1)).unwrap();
+        }
+        t.log.close().unwrap();
+        t.checkpoints.write().unwrap();
+        t.reopen(LastShutdown::Clean);
+        t.log.truncate_to(Offset(1)).unwrap();
+        for n in [1, 3] {
+            t.append_in(&idempotent(1, 0, n, 2), LeaderEpoch(1)).unwrap();
+        }
+        t.crash(seed);
+        t.checkpoints.write().unwrap();
+        t.crash(seed + 1);
+        if t.log.end_offset() == Offset(5) && t.log.latest_epoch() == Some(LeaderEpoch(1)) {
+            assert!(t.append_in(&idempotent(1, 0, 3, 2), LeaderEpoch(1)).unwrap().duplicate, "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn an_idle_log_keeps_no_file_open() {
     let mut t = filled(small_config(), 30);
     assert!(t.disk.open_files() > 0);
