@@ -310,3 +310,79 @@ fn jitter_seed(topic: &str, partition: i32) -> u64 {
     let bytes = topic.bytes().chain(partition.to_be_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+
+    fn open(simulated: &SimulatedDisk) -> Result<LogDir, LogDirError> {
+        LogDir::open(Disk::simulated(simulated), "/data", CLUSTER, 1)
+    }
+
+    fn open_log(dir: &LogDir, topic: &str, topic_id: Uuid) -> Log {
+        dir.open_log(topic, 0, Some(topic_id), Arc::new(LogConfig::default()), TimestampMs(0)).unwrap()
+    }
+
+    #[test]
+    fn one_owner_of_one_cluster_and_node() {
+        let simulated = SimulatedDisk::new();
+        let dir = open(&simulated).unwrap();
+        let id = dir.directory_id();
+        assert!(matches!(open(&simulated), Err(LogDirError::Locked { .. })));
+        drop(dir);
+        let other = |cluster, node| LogDir::open(Disk::simulated(&simulated), "/data", cluster, node);
+        assert!(matches!(other("another", 1), Err(LogDirError::OtherCluster { .. })));
+        assert!(matches!(other(CLUSTER, 2), Err(LogDirError::OtherNode { found: 1, expected: 2, .. })));
+        assert_eq!(open(&simulated).unwrap().directory_id(), id, "kept");
+        let disk = Disk::simulated(&simulated);
+        disk.write_durably(Path::new("/data/meta.properties"), b"version=1\n").unwrap();
+        assert!(matches!(open(&simulated), Err(LogDirError::MetaProperties { .. })));
+    }
+
+    #[test]
+    fn a_clean_shutdown_is_believed_once() {
+        let simulated = SimulatedDisk::new();
+        let dir = open(&simulated).unwrap();
+        assert_eq!(dir.last_shutdown(), LastShutdown::Unclean);
+        dir.write_clean_shutdown_marker(5).unwrap();
+        let marker = dir.disk().read(Path::new("/data/.kafka_cleanshutdown"), 100).unwrap();
+        assert_eq!(marker, br#"{"version":0,"brokerEpoch":5}"#);
+        drop(dir);
+        assert_eq!(open(&simulated).unwrap().last_shutdown(), LastShutdown::Clean);
+        for seed in 0..20 {
+            simulated.crash(seed);
+            assert_eq!(open(&simulated).unwrap().last_shutdown(), LastShutdown::Unclean, "seed {seed}");
+        }
+        let dir = open(&simulated).unwrap();
+        dir.mark_offline("broken");
+        dir.mark_offline("later");
+        assert_eq!(dir.offline(), Some("broken"));
+        assert!(dir.write_clean_shutdown_marker(5).is_err());
+    }
+
+    #[test]
+    fn partitions_are_found_with_their_topic_ids_and_deleted_ones_removed() {
+        let simulated = SimulatedDisk::new();
+        let dir = open(&simulated).unwrap();
+        let ids = [Uuid::from_u64_pair(1, 1), Uuid::from_u64_pair(1, 2)];
+        open_log(&dir, "b-2", ids[1]);
+        let mut log = open_log(&dir, "a.b", ids[0]);
+        for name in ["no partition", "a-01", "x-0.tmp", &deleted_partition_name("gone-0", ids[0])] {
+            dir.disk().create_dir_all(&dir.path().join(name)).unwrap();
+        }
+        let found = dir.partitions().unwrap();
+        let found: Vec<_> = found.iter().map(|p| (p.topic.as_str(), p.partition, p.topic_id)).collect();
+        assert_eq!(found, [("a.b", 0, Some(ids[0])), ("b-2", 0, Some(ids[1]))]);
+        log.mark_deleted().unwrap();
+        assert_eq!(dir.partitions().unwrap().len(), 1);
+        drop(dir);
+        let dir = open(&simulated).unwrap();
+        let names = dir.disk().read_dir(dir.path()).unwrap();
+        assert!(!names.iter().any(|entry| entry.name.ends_with("-delete")), "{names:?}");
+        let long = deleted_partition_name(&format!("{}-0", "x".repeat(249)), ids[0]);
+        assert!(long.len() <= FILE_NAME_BYTES_MAX && is_deleted_partition(&long));
+    }
+}

@@ -396,3 +396,78 @@ fn check_sequence(header: &BatchHeader, last: Sequence, end_offset: Offset) -> R
         expected,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ottla_batch::LeaderEpoch;
+
+    fn header(producer_id: i64, base_offset: i64, base_sequence: i32, count: i32) -> BatchHeader {
+        BatchHeader {
+            base_offset: Offset(base_offset),
+            batch_length: 100,
+            leader_epoch: LeaderEpoch(0),
+            crc: 0,
+            attributes: 0,
+            last_offset_delta: count - 1,
+            base_timestamp: TimestampMs(5),
+            max_timestamp: TimestampMs(base_offset + 1000),
+            producer_id: ProducerId(producer_id),
+            producer_epoch: ProducerEpoch(2),
+            base_sequence: Sequence(base_sequence),
+            records_count: count,
+        }
+    }
+
+    #[test]
+    fn golden_snapshot() {
+        let mut state = ProducerState::default();
+        let mut transactional = header(0x0102, 3, 7, 2);
+        transactional.attributes = 1 << 4;
+        state.on_data_batch(&transactional);
+        let mut golden = vec![0, 1];
+        let mut body = vec![0, 0, 0, 1];
+        body.extend_from_slice(&0x0102i64.to_be_bytes()); // producer id
+        body.extend_from_slice(&2i16.to_be_bytes()); // epoch
+        body.extend_from_slice(&8i32.to_be_bytes()); // last sequence
+        body.extend_from_slice(&4i64.to_be_bytes()); // last offset
+        body.extend_from_slice(&1i32.to_be_bytes()); // offset delta
+        body.extend_from_slice(&1003i64.to_be_bytes()); // timestamp
+        body.extend_from_slice(&(-1i32).to_be_bytes()); // coordinator epoch
+        body.extend_from_slice(&3i64.to_be_bytes()); // first offset of the open transaction
+        golden.extend_from_slice(&crc32c(&body).to_be_bytes());
+        golden.extend_from_slice(&body);
+        assert_eq!(state.encode_snapshot(), golden);
+        assert_eq!(ProducerState::decode_snapshot(&golden), Some(state));
+        assert_eq!(ProducerState::default().encode_snapshot()[6..], [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn snapshots_keep_five_batches_and_markers_only() {
+        let mut state = ProducerState::default();
+        for n in 0..7 {
+            state.on_data_batch(&header(1, n * 3, n as i32 * 3, 3));
+        }
+        let marker = EndTxnMarker { kind: ControlKind::Commit, coordinator_epoch: 4 };
+        assert_eq!(state.on_marker(&header(2, 30, -1, 1), &marker), None, "there was no transaction");
+        let again = ProducerState::decode_snapshot(&state.encode_snapshot()).unwrap();
+        assert_eq!(again, state);
+        assert_eq!(again.producers[&ProducerId(1)].batches().len(), 5);
+        assert_eq!(again.last_records()[&ProducerId(2)], LastRecord::Marker { epoch: ProducerEpoch(2) });
+    }
+
+    #[test]
+    fn damaged_snapshots_are_refused() {
+        let mut state = ProducerState::default();
+        state.on_data_batch(&header(1, 0, 0, 3));
+        let whole = state.encode_snapshot();
+        for end in 0..whole.len() {
+            assert_eq!(ProducerState::decode_snapshot(&whole[..end]), None);
+        }
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            assert_eq!(ProducerState::decode_snapshot(&flipped), None);
+        }
+    }
+}

@@ -31,9 +31,8 @@ impl Log {
             .map_or(end_offset, |batch| end_offset.min(batch.header.base_offset));
         tracing::info!(dir = %self.dir.display(), from = %self.end_offset, to = %end_offset, "truncating");
         self.lower_recovery_point(end_offset)?;
-        self.truncate_end(end_offset).map_err(|error| {
-            self.take_offline("truncation failed half way", &error);
-            error
+        self.truncate_end(end_offset).inspect_err(|error| {
+            self.latch.set(format!("truncation failed half way: {error}"));
         })
     }
 
@@ -42,9 +41,8 @@ impl Log {
         self.latch.check()?;
         tracing::info!(dir = %self.dir.display(), from = %self.end_offset, to = %offset, "starting anew");
         self.lower_recovery_point(Offset(0))?;
-        self.restart_at(offset).map_err(|error| {
-            self.take_offline("truncation failed half way", &error);
-            error
+        self.restart_at(offset).inspect_err(|error| {
+            self.latch.set(format!("truncation failed half way: {error}"));
         })
     }
 

@@ -316,8 +316,8 @@ impl Round<'_> {
             }
             // Records without a key do not belong here (the broker refuses them); nothing could ever supersede them.
             let Some(key) = &record.key else { return false };
-            let is_tombstone = record.value.is_none();
-            !self.keys.is_superseded(key, record.offset) && !(is_tombstone && is_past_horizon)
+            let is_spent_tombstone = record.value.is_none() && is_past_horizon;
+            !is_spent_tombstone && !self.keys.is_superseded(key, record.offset)
         };
         let kept: Vec<Record> = records.into_iter().filter(|record| stays(record)).collect();
         if kept.is_empty() {

@@ -213,12 +213,9 @@ fn duplicates_are_recognised_five_deep_also_after_a_restart() {
         for n in 0..8 {
             t.append(&idempotent(7, 0, n * 2, 2)).unwrap();
         }
-        match restart {
-            Some(shutdown) => {
-                t.log.close().unwrap();
-                t.reopen(shutdown);
-            }
-            None => {}
+        if let Some(shutdown) = restart {
+            t.log.close().unwrap();
+            t.reopen(shutdown);
         }
         for n in 3..8 {
             let again = t.append(&idempotent(7, 0, n * 2, 2)).unwrap();

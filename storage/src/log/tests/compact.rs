@@ -252,7 +252,7 @@ fn compressed_batches_and_log_append_time_keep_their_shape() {
         for n in 0..60 {
             let value = format!("value {n} {}", "x".repeat(30));
             let (a, b) = (format!("a{}", n % 3), format!("b{n}"));
-            let records: [(&[u8], Option<&[u8]>, i64); 2] = [
+            let records: [Row<'_>; 2] = [
                 (a.as_bytes(), Some(value.as_bytes()), NOW.0 + n),
                 (b.as_bytes(), Some(b"y"), NOW.0 + n + 1),
             ];

@@ -2,6 +2,7 @@
 
 mod append;
 mod compact;
+mod golden;
 mod model;
 mod recover;
 mod retain;

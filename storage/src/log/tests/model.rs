@@ -102,7 +102,7 @@ impl Model {
                 value
             })
             .collect();
-        let records: Vec<(&[u8], Option<&[u8]>, i64)> =
+        let records: Vec<Row<'_>> =
             values.iter().map(|value| (&b"k"[..], Some(value.as_slice()), NOW.0)).collect();
         let options = BatchOptions {
             producer_id: ProducerId(1),

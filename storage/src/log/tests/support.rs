@@ -134,8 +134,11 @@ pub fn replicated(batches: &[Bytes]) -> CheckedBatches {
     check_replicated(batches.concat().into()).unwrap()
 }
 
-/// A batch of records (key, value, timestamp).
-pub fn batch_with(options: BatchOptions, records: &[(&[u8], Option<&[u8]>, i64)]) -> Bytes {
+/// (key, value, timestamp)
+pub type Row<'a> = (&'a [u8], Option<&'a [u8]>, i64);
+
+/// A batch of records.
+pub fn batch_with(options: BatchOptions, records: &[Row<'_>]) -> Bytes {
     let mut builder = BatchBuilder::new(options);
     for (key, value, timestamp) in records {
         builder.push(TimestampMs(*timestamp), Some(key), *value, &[]).unwrap();
@@ -149,7 +152,7 @@ pub fn batch(count: usize) -> Bytes {
 }
 
 pub fn batch_at(count: usize, timestamp: i64) -> Bytes {
-    let records: Vec<(&[u8], Option<&[u8]>, i64)> =
+    let records: Vec<Row<'_>> =
         (0..count).map(|_| (&b"key"[..], Some(&b"01234567890123456789"[..]), timestamp)).collect();
     batch_with(BatchOptions::default(), &records)
 }
@@ -161,8 +164,7 @@ pub fn idempotent(producer_id: i64, epoch: i16, sequence: i32, count: usize) -> 
         base_sequence: Sequence(sequence),
         ..BatchOptions::default()
     };
-    let records: Vec<(&[u8], Option<&[u8]>, i64)> =
-        (0..count).map(|_| (&b"k"[..], Some(&b"v"[..]), NOW.0)).collect();
+    let records: Vec<Row<'_>> = (0..count).map(|_| (&b"k"[..], Some(&b"v"[..]), NOW.0)).collect();
     batch_with(options, &records)
 }
 
@@ -174,7 +176,6 @@ pub fn transactional(producer_id: i64, sequence: i32, count: usize) -> Bytes {
         is_transactional: true,
         ..BatchOptions::default()
     };
-    let records: Vec<(&[u8], Option<&[u8]>, i64)> =
-        (0..count).map(|_| (&b"k"[..], Some(&b"v"[..]), NOW.0)).collect();
+    let records: Vec<Row<'_>> = (0..count).map(|_| (&b"k"[..], Some(&b"v"[..]), NOW.0)).collect();
     batch_with(options, &records)
 }
