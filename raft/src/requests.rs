@@ -405,7 +405,7 @@ pub enum FeatureUpdateType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpdateFeatureResult {
     pub name: String,
-    /// An error here does not occur: since KIP-584's all-or-nothing rule the first refusal answers the whole request.
+    /// What was asked for, and is now so unless it was only to be validated.
     pub level: i16,
 }
 

@@ -76,7 +76,15 @@ for cut in $(seq "$cuts"); do
     "$writer" "$kind" "$LOOP_DISK_MOUNT/$kind" "$cut" >"$printed" 2>"$LOOP_DISK_DIR/stderr" &
     pid=$!
     # Some cuts fall into the opening of the store, most into the writing.
-    sleep "0.$(printf %03d $((RANDOM % 900)))"
+    if [ $((RANDOM % 5)) != 0 ]; then
+        for _ in $(seq 3000); do
+            if [ -s "$printed" ] || ! kill -0 "$pid" 2>/dev/null; then
+                break
+            fi
+            sleep 0.02
+        done
+    fi
+    sleep "0.$(printf %03d $((RANDOM % 600)))"
     if ! kill -0 "$pid" 2>/dev/null; then
         echo "cut $cut: the writer ended by itself:" >&2
         cat "$LOOP_DISK_DIR/stderr" >&2

@@ -33,6 +33,9 @@ use crate::requests::{BrokerHeartbeat, Request, Response};
 pub const WAITING_REQUESTS_MAX: usize = 1024;
 /// Requests decided together.
 const REQUESTS_PER_ENTRY_MAX: usize = 256;
+/// Entries differ in size by four orders of magnitude, so besides their number (`ENTRIES_PER_SNAPSHOT`) the records in them
+/// bound the log too.
+const RECORDS_PER_SNAPSHOT: usize = 200_000;
 /// How long a new leader may take to apply what it inherited before requests are told to look elsewhere.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 /// Right after an election openraft may send a leader's own writes elsewhere until its lease is settled.
@@ -51,6 +54,7 @@ pub(super) struct Controller {
     sessions: BTreeMap<BrokerId, Instant>,
     /// The epoch that `sessions` is of.
     sessions_epoch: u64,
+    records_since_snapshot: usize,
 }
 
 /// Why nothing was written.
@@ -61,7 +65,14 @@ enum WriteFailure {
 
 impl Controller {
     pub(super) fn new(raft: Raft, published: Arc<Published>, config: MetadataConfig) -> Controller {
-        Controller { raft, published, config, sessions: BTreeMap::new(), sessions_epoch: 0 }
+        Controller {
+            raft,
+            published,
+            config,
+            sessions: BTreeMap::new(),
+            sessions_epoch: 0,
+            records_since_snapshot: 0,
+        }
     }
 
     /// Ends when all handles are gone or `stop` fires; what waits then is answered.
@@ -72,19 +83,21 @@ impl Controller {
     ) {
         let mut waiting = VecDeque::new();
         let mut arrived = Vec::new();
+        let mut next_tick = Instant::now() + self.tick();
         loop {
             if waiting.is_empty() {
-                let tick = tokio::time::sleep(self.tick());
                 tokio::select! {
                     biased;
                     _ = &mut stop => break,
+                    // Before the requests: however many come, silence is noticed.
+                    () = tokio::time::sleep_until(next_tick), if self.config.broker_session_timeout.is_some() => {
+                        next_tick = Instant::now() + self.tick();
+                        waiting.extend(self.silent_brokers());
+                    }
                     count = requests.recv_many(&mut arrived, REQUESTS_PER_ENTRY_MAX) => {
                         if count == 0 {
                             break;
                         }
-                    }
-                    () = tick, if self.config.broker_session_timeout.is_some() => {
-                        waiting.extend(self.silent_brokers());
                     }
                 }
                 waiting.extend(arrived.drain(..));
@@ -165,7 +178,14 @@ impl Controller {
                 });
             }
         } else {
+            let written = records.len();
             self.write(Change { decided_in: epoch, records }).await?;
+            self.records_since_snapshot += written;
+            if self.records_since_snapshot >= RECORDS_PER_SNAPSHOT {
+                self.records_since_snapshot = 0;
+                // If the quorum is gone, the next request hears of it.
+                let _ = self.raft.trigger().snapshot().await;
+            }
         }
         for (served, response) in waiting.drain(..responses.len()).zip(responses) {
             self.note_session(&served.request, &response);

@@ -73,6 +73,7 @@ impl Directory {
                 // ORDER: durable before the store is made, so that no store is ever without an owner.
                 write_file_durably(&path, IDENTITY_FILE, &json)
                     .and_then(|()| sync_directory(log_dir))
+                    .and_then(|()| sync_directory(&log_dir.canonicalize()?.join("..")))
                     .map_err(io_error)?;
                 identity.cluster_id
             }

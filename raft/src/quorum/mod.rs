@@ -163,7 +163,7 @@ const QUORUM_LOSS_PROBE_MS: u64 = 4_000;
 /// Entries between snapshots: bounds the log and the time that a restart replays.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 /// Entries kept behind a snapshot for voters that lag a little.
-const ENTRIES_KEPT: u64 = 500;
+const ENTRIES_KEPT: u64 = 100;
 /// The log is purged in steps of so many entries.
 const PURGE_STEP: u64 = 500;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
