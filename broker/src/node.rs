@@ -18,7 +18,7 @@ use ottla_storage::logdir::{self, LogDir, LogDirError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{NodeConfig, SecurityProtocol};
+use crate::config::{Listener, NodeConfig, SecurityProtocol};
 use crate::group::GroupCoordinator;
 use crate::metrics::{self, Metrics};
 use crate::net::{self, BindError};
@@ -163,7 +163,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
 }
 
 /// Starts the metadata as part of the cluster that the data on disk belongs to, if any.
-async fn start_metadata(config: &NodeConfig, disk: &Disk) -> Result<Metadata, StartError> {
+async fn start_metadata(config: &Arc<NodeConfig>, disk: &Disk) -> Result<Metadata, StartError> {
     let mut cluster: Option<(PathBuf, String)> = None;
     for path in &config.log_dirs {
         let Some(found) = logdir::read_meta_properties(disk, path)? else { continue };
@@ -194,6 +194,12 @@ async fn start_metadata(config: &NodeConfig, disk: &Disk) -> Result<Metadata, St
         partitions: config.topic_defaults.partitions,
         replication_factor: config.topic_defaults.replication_factor,
     };
+    metadata.unclean_leader_election = config.unclean_leader_election();
+    metadata.config_check = Some(config.config_check());
+    let of_controller = |listener: &&Listener| config.controller_listener_names.contains(&listener.name);
+    if let Some(listener) = config.listeners.iter().find(of_controller) {
+        metadata.controller_address = format!("{}:{}", listener.host, listener.port);
+    }
     Ok(Metadata::start(metadata).await?)
 }
 

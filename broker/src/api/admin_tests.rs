@@ -439,7 +439,6 @@ async fn topics_are_created_when_clients_ask_for_them() {
         assert_eq!((response.topics[0].error_code, response.topics[0].partitions.len()), (0, 2));
     }
 
-    auto_create::create_offsets_topic(bench.node.broker()).await.unwrap();
     let request = MetadataRequest::default().with_topics(by_name(&["__consumer_offsets"]));
     let offsets = bench.call(9, &request).await.topics.remove(0);
     assert!(offsets.is_internal);

@@ -9,7 +9,7 @@ use ottla_raft::requests::{CreateTopicError, CreateTopics, NewTopic};
 
 use super::topic_listing;
 use crate::error_map;
-use crate::group::OFFSETS_TOPIC;
+use crate::group::{self, OFFSETS_TOPIC};
 use crate::node::Broker;
 
 /// How long a change waits to be in force on this broker before it is answered all the same.
@@ -33,7 +33,9 @@ pub async fn create_missing(broker: &Broker, names: Vec<String>) -> BTreeMap<Str
         if topics.len() >= TOPICS_MAX {
             refused.insert(name, ResponseError::LeaderNotAvailable);
         } else if name == OFFSETS_TOPIC {
-            topics.push(offsets_topic(broker));
+            if group::ensure_offsets_topic(&broker.metadata, &broker.config).await.is_err() {
+                refused.insert(name, ResponseError::LeaderNotAvailable);
+            }
         } else if topic_listing::is_internal(&name) {
             // Its records would need their own configuration, which only its coordinator knows.
             refused.insert(name, ResponseError::UnknownTopicOrPartition);
@@ -47,11 +49,12 @@ pub async fn create_missing(broker: &Broker, names: Vec<String>) -> BTreeMap<Str
             });
         }
     }
-    if topics.is_empty() {
-        return refused;
-    }
     let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
-    match broker.metadata.submit(CreateTopics { topics, validate_only: false }).await {
+    let submitted = match topics.is_empty() {
+        true => Ok(Vec::new()),
+        false => broker.metadata.submit(CreateTopics { topics, validate_only: false }).await,
+    };
+    match submitted {
         Ok(results) => {
             for created in results {
                 match created.result {
@@ -72,33 +75,4 @@ pub async fn create_missing(broker: &Broker, names: Vec<String>) -> BTreeMap<Str
     }
     await_applied(broker, APPLY_LIMIT).await;
     refused
-}
-
-/// Makes sure that `__consumer_offsets` exists.
-pub async fn create_offsets_topic(broker: &Broker) -> Result<(), ResponseError> {
-    if broker.metadata.image().topic_by_name(OFFSETS_TOPIC).is_some() {
-        return Ok(());
-    }
-    match create_missing(broker, vec![OFFSETS_TOPIC.to_owned()]).await.remove(OFFSETS_TOPIC) {
-        None => Ok(()),
-        Some(error) => Err(error),
-    }
-}
-
-fn offsets_topic(broker: &Broker) -> NewTopic {
-    let group = &broker.config.group;
-    let brokers = broker.metadata.image().brokers.values().filter(|broker| broker.is_active()).count();
-    let configs = [
-        ("cleanup.policy", "compact".to_owned()),
-        ("segment.bytes", group.offsets_topic_segment_bytes.max(1024 * 1024).to_string()),
-        // The coordinator chooses the compression of its batches; they are kept as it wrote them.
-        ("compression.type", "producer".to_owned()),
-    ];
-    NewTopic {
-        name: OFFSETS_TOPIC.to_owned(),
-        partitions: group.offsets_topic_partitions,
-        replication_factor: broker.config.offsets_topic_replication_factor(brokers),
-        assignments: Vec::new(),
-        configs: configs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-    }
 }

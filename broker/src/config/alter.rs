@@ -6,7 +6,7 @@ use ottla_raft::{ConfigResource, ConfigResourceType, Image};
 
 use super::NodeConfig;
 use super::effective::TopicValues;
-use super::table::{self, Effect, Key, Scope, Update, Value};
+use super::table::{self, Check, Effect, Key, Scope, Update, Value, list_items};
 
 /// Why a change is not made. COMPAT: Kafka answers bad values of topics and groups with INVALID_CONFIG, those of brokers
 /// with INVALID_REQUEST; the sentences follow its pattern, for people search for them.
@@ -66,7 +66,14 @@ fn check_values(scope: Scope, what: &str, after: &Configs) -> Result<(), String>
 }
 
 fn parse(key: &Key, text: &str) -> Result<Value, String> {
-    key.parse(text).map_err(|reason| format!("Invalid value {text} for configuration {}: {reason}", key.name))
+    key.parse(text).map_err(|reason| {
+        // COMPAT: of a list, the item that is wrong is shown.
+        let wrong = match key.check {
+            Check::ListOf(words) => list_items(text).find(|item| !words.contains(item)).unwrap_or(text),
+            _ => text,
+        };
+        format!("Invalid value {wrong} for configuration {}: {reason}", key.name)
+    })
 }
 
 fn check_broker(after: &Configs, is_cluster_default: bool) -> Result<(), String> {

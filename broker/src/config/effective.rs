@@ -317,18 +317,10 @@ impl DynamicConfig {
                 .into_iter()
                 .filter_map(|(address, count)| Some((address.parse().ok()?, count)))
                 .collect(),
-            connection_creation_rate_max: values.size("max.connection.creation.rate") as u32,
             message_bytes_max: values.size("message.max.bytes"),
             cleaner_threads: values.size("log.cleaner.threads"),
-            cleaner_dedupe_buffer_bytes: values.size("log.cleaner.dedupe.buffer.size"),
-            cleaner_io_buffer_bytes: values.size("log.cleaner.io.buffer.size"),
-            cleaner_io_bytes_per_second_max: match values.value("log.cleaner.io.max.bytes.per.second") {
-                Some(Value::Double(rate)) => rate,
-                _ => f64::MAX,
-            },
             cleaner_backoff: values.millis("log.cleaner.backoff.ms"),
             recovery_threads_per_data_dir: values.size("num.recovery.threads.per.data.dir"),
-            producer_id_expiration: values.millis("producer.id.expiration.ms"),
         }
     }
 }

@@ -75,7 +75,6 @@ impl Loader {
                 send_buffer_bytes: self.size_unless_negative("socket.send.buffer.bytes"),
                 receive_buffer_bytes: self.size_unless_negative("socket.receive.buffer.bytes"),
                 idle_max: self.duration_unless_negative("connections.max.idle.ms"),
-                queued_requests_max: self.size("queued.max.requests"),
             },
             replication: ReplicationConfig {
                 fetch_bytes_max: self.size("fetch.max.bytes"),
@@ -83,14 +82,9 @@ impl Loader {
                 retention_check_interval: self.duration("log.retention.check.interval.ms"),
                 initial_task_delay: self.duration("log.initial.task.delay.ms"),
                 recovery_point_checkpoint_interval: self.duration("log.flush.offset.checkpoint.interval.ms"),
-                log_start_checkpoint_interval: self.duration("log.flush.start.offset.checkpoint.interval.ms"),
-                high_watermark_checkpoint_interval: self
-                    .duration("replica.high.watermark.checkpoint.interval.ms"),
-                lag_time_max: self.duration("replica.lag.time.max.ms"),
                 producer_id_expiration_check_interval: self
                     .duration("producer.id.expiration.check.interval.ms"),
                 cleaner_enable: self.flag("log.cleaner.enable"),
-                log_dir_failure_timeout: self.duration("log.dir.failure.timeout.ms"),
             },
             group: GroupConfig {
                 initial_rebalance_delay: self.duration("group.initial.rebalance.delay.ms"),

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use ottla_raft::{Image, Metadata};
+use ottla_raft::quorum::ConfigCheck;
+use ottla_raft::{ClusterId, Image, Metadata};
 use table::{Effect, Scope};
 
 use crate::replica::TopicSettingsOf;
@@ -106,8 +107,6 @@ pub struct NetworkConfig {
     pub receive_buffer_bytes: Option<usize>,
     /// `connections.max.idle.ms`; `None` (negative): never.
     pub idle_max: Option<Duration>,
-    /// `queued.max.requests`
-    pub queued_requests_max: usize,
 }
 
 /// What logs and replicas need of the node; what a topic can override is in the log's own configuration
@@ -124,18 +123,10 @@ pub struct ReplicationConfig {
     pub initial_task_delay: Duration,
     /// `log.flush.offset.checkpoint.interval.ms`
     pub recovery_point_checkpoint_interval: Duration,
-    /// `log.flush.start.offset.checkpoint.interval.ms`
-    pub log_start_checkpoint_interval: Duration,
-    /// `replica.high.watermark.checkpoint.interval.ms`
-    pub high_watermark_checkpoint_interval: Duration,
-    /// `replica.lag.time.max.ms`
-    pub lag_time_max: Duration,
     /// `producer.id.expiration.check.interval.ms`
     pub producer_id_expiration_check_interval: Duration,
     /// `log.cleaner.enable`
     pub cleaner_enable: bool,
-    /// `log.dir.failure.timeout.ms`
-    pub log_dir_failure_timeout: Duration,
 }
 
 /// What the group coordinator needs of the node.
@@ -191,24 +182,14 @@ pub struct DynamicConfig {
     pub connections_per_ip_max: usize,
     /// `max.connections.per.ip.overrides`
     pub connections_per_ip_overrides: BTreeMap<IpAddr, usize>,
-    /// `max.connection.creation.rate`, per second
-    pub connection_creation_rate_max: u32,
     /// `message.max.bytes`
     pub message_bytes_max: usize,
     /// `log.cleaner.threads`
     pub cleaner_threads: usize,
-    /// `log.cleaner.dedupe.buffer.size`, for all threads together
-    pub cleaner_dedupe_buffer_bytes: usize,
-    /// `log.cleaner.io.buffer.size`, for all threads together
-    pub cleaner_io_buffer_bytes: usize,
-    /// `log.cleaner.io.max.bytes.per.second`
-    pub cleaner_io_bytes_per_second_max: f64,
     /// `log.cleaner.backoff.ms`
     pub cleaner_backoff: Duration,
     /// `num.recovery.threads.per.data.dir`
     pub recovery_threads_per_data_dir: usize,
-    /// `producer.id.expiration.ms`
-    pub producer_id_expiration: Duration,
 }
 
 /// Everything that is wrong with a configuration, at once.
@@ -262,6 +243,22 @@ impl NodeConfig {
                 return;
             }
         }
+    }
+
+    /// The controller's own check of dynamic configs, with the newest values of the resource, when it decides. The broker
+    /// that a request came to has checked them as well, to say why in Kafka's terms.
+    pub fn config_check(self: &Arc<Self>) -> ConfigCheck {
+        let node = Arc::clone(self);
+        // Pure, as the controller demands: what other resources say at that moment does not enter.
+        let image = Image::empty(ClusterId("".into()));
+        Arc::new(move |resource, configs| {
+            alter::check(&node, &image, resource, configs).map_err(|refusal| refusal.to_string())
+        })
+    }
+
+    /// `unclean.leader.election.enable` as the node was started.
+    pub fn unclean_leader_election(&self) -> bool {
+        self.set.get("unclean.leader.election.enable").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
     /// How the replica manager learns what is in force for a topic.

@@ -129,7 +129,7 @@ pub(super) const KEYS: &[Key] = &[
         "Partitions of `__consumer_offsets`; not to be changed once it exists."),
     key("offsets.topic.replication.factor", Short, Is("3"), AtLeast(1), ReadOnly, Used,
         "Replicas of `__consumer_offsets`. Not set, it is 3 or as many brokers as there are."),
-    key("offsets.topic.segment.bytes", Int, Is("104857600"), AtLeast(1), ReadOnly, Used,
+    key("offsets.topic.segment.bytes", Int, Is("104857600"), AtLeast(1048576), ReadOnly, Used,
         "Segment size of `__consumer_offsets`."),
     key("offsets.topic.compression.codec", Int, Is("0"), Between(0, 4), ReadOnly, Used,
         "Compression of `__consumer_offsets`: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."),

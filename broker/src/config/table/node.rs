@@ -35,7 +35,7 @@ pub(super) const KEYS: &[Key] = &[
         "Whether leadership returns to the preferred replica by itself."),
     key("leader.imbalance.check.interval.seconds", Long, Is("300"), AtLeast(1), ReadOnly, Known,
         "How often it is checked whether leaders are where they are preferred."),
-    key("unclean.leader.election.enable", Boolean, Is("false"), Any, ClusterWide, Known,
+    key("unclean.leader.election.enable", Boolean, Is("false"), Any, ClusterWide, Used,
         "Whether a replica outside the in-sync set may become leader, at the price of lost records."),
     key("unclean.leader.election.interval.ms", Long, Is("300000"), AtLeast(1), ReadOnly, Known,
         "How often partitions without leader are checked for an unclean election.").hidden(),

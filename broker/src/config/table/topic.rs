@@ -109,7 +109,7 @@ pub(super) const KEYS: &[Key] = &[
     topic("segment.ms", Long, Is("604800000"), AtLeast(1), Used,
         &[("log.roll.ms", Same), ("log.roll.hours", Hours)],
         "Age at which a segment is closed."),
-    topic("unclean.leader.election.enable", Boolean, Is("false"), Any, Known,
+    topic("unclean.leader.election.enable", Boolean, Is("false"), Any, Used,
         &[("unclean.leader.election.enable", Same)],
         "Whether a replica outside the in-sync set may become leader, at the price of lost records."),
 ];
