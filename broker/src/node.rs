@@ -19,12 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Listener, NodeConfig, SecurityProtocol};
-use crate::group::GroupCoordinator;
+use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
 use crate::net::{self, BindError};
 use crate::replica::{Fatal, ReplicaManager, ReplicaOptions};
-
-mod offsets_log;
 
 /// Everything a request handler may use. One per process, shared by all connections.
 pub struct Broker {
@@ -137,10 +135,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
         }),
     })
     .await?;
-    let groups = GroupCoordinator::new(
-        config.group.clone(),
-        Arc::new(offsets_log::ReplicatedOffsetsLog::new(replicas.clone())),
-    );
+    let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(replicas.clone()));
     let group_task = tokio::spawn(groups.clone().run(metadata.clone(), BrokerId(config.node_id)));
     let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics: metrics.clone(), addresses });
 

@@ -36,6 +36,8 @@ pub mod describe_topic_partitions;
 pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
+#[cfg(test)]
+mod group_tests;
 pub mod group_values;
 pub mod guard;
 pub mod heartbeat;

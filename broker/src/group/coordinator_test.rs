@@ -85,8 +85,13 @@ impl OffsetsLog for SharedLog {
         let mut read = BytesMut::new();
         for batch in batches {
             let header = BatchHeader::parse(&batch).unwrap();
-            if header.next_offset() > from && (read.is_empty() || read.len() + batch.len() <= bytes_max) {
-                read.extend_from_slice(&batch);
+            if header.next_offset() > from {
+                // As a replica: the first batch whole, the last cut where the limit says.
+                let room = if read.is_empty() { batch.len() } else { bytes_max.saturating_sub(read.len()) };
+                read.extend_from_slice(&batch[..room.min(batch.len())]);
+                if room < batch.len() {
+                    break;
+                }
             }
         }
         let read = ReadBatches { batches: read.freeze(), log_start_offset: Offset(0), end_offset };

@@ -63,11 +63,17 @@ fn replay_batches(
     let mut next = from;
     while !batches.is_empty() {
         let failed = |source| LoadError::Batch { offset: next, source };
-        let header = BatchHeader::parse(&batches).map_err(failed)?;
+        let header = match BatchHeader::parse(&batches) {
+            Ok(header) if batches.len() >= header.size_in_bytes() => header,
+            // The size limit of the read cut the last batch: the next read starts with it.
+            Ok(_) | Err(BatchError::Truncated { .. }) if next > from => break,
+            Ok(header) => {
+                let needed = header.size_in_bytes();
+                return Err(failed(BatchError::Truncated { needed, available: batches.len() }));
+            }
+            Err(error) => return Err(failed(error)),
+        };
         let size = header.size_in_bytes();
-        if batches.len() < size {
-            return Err(failed(BatchError::Truncated { needed: size, available: batches.len() }));
-        }
         header.check_crc(&batches).map_err(failed)?;
         if !header.is_control() {
             for record in ottla_batch::records(&batches, DECOMPRESSED_BYTES_MAX).map_err(failed)? {

@@ -194,8 +194,11 @@ pub struct CommitPartition {
 /// One result per partition asked, in the order of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionResults {
-    pub topics: Vec<(Arc<str>, Vec<(i32, Result<(), GroupError>)>)>,
+    pub topics: Vec<(Arc<str>, Vec<PartitionResult>)>,
 }
+
+/// The partition, and what became of what was asked of it.
+pub type PartitionResult = (i32, Result<(), GroupError>);
 
 #[derive(Clone, Debug)]
 pub struct FetchOffsets {
