@@ -112,12 +112,16 @@ impl Replica {
             Err(error) => {
                 let offline = held.log.offline().is_some();
                 drop(state);
+                self.on_append_failed(&error);
                 if offline {
                     self.go_offline();
                 }
                 return Err(error.into());
             }
         };
+        if self.appends_fail.load(Ordering::Relaxed) && self.appends_fail.swap(false, Ordering::Relaxed) {
+            tracing::info!(topic = %self.topic, partition = self.partition, "appends work again");
+        }
         let action = leader.in_sync.on_appended(held.log.end_offset());
         let required = appended.last_offset.plus(1);
         // ORDER: registered before the lock goes, so that no sync can commit it in between. A high watermark that this very
@@ -128,6 +132,16 @@ impl Replica {
         self.touch(now);
         self.act(state, [action, None]);
         Ok((appended, epoch))
+    }
+
+    /// The first failure of the disk is for the operator; the ones after it say nothing new.
+    fn on_append_failed(&self, error: &ottla_storage::log::AppendError) {
+        use ottla_storage::log::AppendError::{DiskFull, Io, Offline};
+        if matches!(error, DiskFull { .. } | Io { .. } | Offline(_))
+            && !self.appends_fail.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(topic = %self.topic, partition = self.partition, %error, "appends fail");
+        }
     }
 
     /// Whether everything below `required` is committed, asked after a wait for it was settled in `epoch`.

@@ -97,6 +97,8 @@ pub struct Replica {
     pub(super) sync_stage: AtomicU8,
     /// How many brokers hold the partition, in sync or not.
     pub(super) replicas_count: AtomicUsize,
+    /// The last append failed because of the disk.
+    pub(super) appends_fail: AtomicBool,
     /// Whether compaction has it now.
     pub(super) compacting: AtomicBool,
     role: AtomicU8,
@@ -147,6 +149,7 @@ impl Replica {
             syncs,
             sync_stage: AtomicU8::new(0),
             replicas_count: AtomicUsize::new(1),
+            appends_fail: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             role: AtomicU8::new(Role::Idle as u8),
             leader_epoch: AtomicI32::new(-1),
