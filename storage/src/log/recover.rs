@@ -105,14 +105,13 @@ impl Log {
         if first > self.log_start_offset {
             self.set_log_start_offset(first);
         }
-        // A segment this large has entries; without their file they are made anew. (The tail of the log is recovered
-        // in any case, its indexes with it.)
-        for index in 0..self.segments.len() {
-            let segment = &self.segments[index];
-            let has_indexes =
-                found.get(&segment.base_offset).is_none_or(|files| files.offset_index && files.time_index);
-            let sealed = index + 1 < self.segments.len();
-            if !has_indexes && (sealed || segment.size > 2 * u64::from(self.config.index_interval_bytes)) {
+        // A sealed segment has an entry in its time index, and a large one in its offset index; without the file they are
+        // made anew. (The tail of the log is recovered in any case, its indexes with it.)
+        for (index, segment) in self.segments.iter().enumerate() {
+            let Some(files) = found.get(&segment.base_offset) else { continue };
+            let is_sealed = index + 1 < self.segments.len() && segment.size > 0;
+            let is_large = segment.size > 2 * u64::from(self.config.index_interval_bytes);
+            if (is_sealed && !files.time_index) || (is_large && !(files.offset_index && files.time_index)) {
                 segment.files.offset_index.distrust();
             }
         }

@@ -61,12 +61,13 @@ impl Log {
     pub(super) fn restart_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
         self.note_truncation(Offset(0));
         // ORDER: from the end, so that a crash in between leaves a log without a hole.
-        while let Some(segment) = self.segments.pop() {
+        for segment in self.segments.iter().rev() {
             remove(&segment.files).map_err(|error| self.change_error(error))?;
         }
         let files = SegmentFiles::new(&self.disk, &self.dir, offset, "");
         files.log.open_or_create().map_err(|error| self.change_error(error))?;
-        self.segments.push(Segment::new(files, 0, TimestampMs(0)));
+        // At once, for there is always a segment, also in a log that an error above took offline.
+        self.segments = vec![Segment::new(files, 0, TimestampMs(0))];
         self.names_version += 1;
         self.recovery_position = 0;
         self.end_offset = offset;

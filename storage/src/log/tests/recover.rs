@@ -238,6 +238,25 @@ fn a_snapshot_of_truncated_batches_is_not_believed() {
 }
 
 #[test]
+fn a_truncation_that_fails_half_way_takes_the_log_offline_and_no_more() {
+    for at in 0..40 {
+        let mut t = filled(small_config(), 30);
+        t.sync();
+        t.simulated.set_fault(t.simulated.operations() + at, Fault::Always(std::io::ErrorKind::Other));
+        let truncated = t.log.truncate_fully_and_start_at(Offset(7));
+        assert!(truncated.is_ok() || t.log.offline().is_some() || t.log.end_offset() == Offset(60));
+        // Whatever is asked of it then, it answers.
+        let _ = (t.log.begin_sync().run(), t.log.release_idle(), t.log.size_in_bytes(), t.log.close());
+        t.simulated.kill();
+        t.reopen(LastShutdown::Unclean);
+        assert_eq!(
+            t.records_from(t.log.log_start_offset()).len() as i64,
+            t.log.end_offset().0 - t.log.log_start_offset().0
+        );
+    }
+}
+
+#[test]
 fn an_idle_log_keeps_no_file_open() {
     let mut t = filled(small_config(), 30);
     assert!(t.disk.open_files() > 0);
