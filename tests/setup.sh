@@ -86,7 +86,7 @@ install_node() {
 }
 
 install_java() { # VERSION
-  rm -rf "$env_dir/java/$1"
+  rm -rf "$env_dir/java/$1" "$env_dir/java/$1"-*.jsa
   try mvn -q -B -f "$here/setup/java/$1/pom.xml" \
     org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$env_dir/java/$1"

@@ -44,7 +44,7 @@ class Broker:
             "offsets.topic.num.partitions": "4",
         }
         if kind == "ottla":
-            self.config["ottla.http.listeners"] = f"http://127.0.0.1:{self.health_port}"
+            self.config["ottla.metrics.listener"] = f"127.0.0.1:{self.health_port}"
         self.config.update(config or {})
         self.process: Process | None = None
         self._generations: list[Process] = []
