@@ -31,11 +31,11 @@ binary:
 
 # Real clients and Kafka's own tools against the binary.
 stock: setup binary
-	$(PYTEST) tests/stock -n $(STOCK_WORKERS) --dist loadscope $(STOCK_ARGS)
+	$(PYTEST) tests/stock -n $(STOCK_WORKERS) --dist worksteal $(STOCK_ARGS)
 
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
 stock-kafka: setup
-	$(PYTEST) tests/stock --broker kafka -n $(STOCK_WORKERS) --dist loadscope $(STOCK_ARGS)
+	$(PYTEST) tests/stock --broker kafka -n $(STOCK_WORKERS) --dist worksteal $(STOCK_ARGS)
 
 # Cuts the power under the metadata store, POWER_CUTS times (200); needs root. See the head of the script.
 power-cut:
