@@ -31,12 +31,32 @@ def broker_kind(request) -> str:
 
 
 @pytest.fixture(scope="session")
-def broker(broker_kind, tmp_path_factory, request):
-    started = Broker(broker_kind, tmp_path_factory.mktemp("broker"))
-    request.config.stash.setdefault(_BROKERS, []).append(started)
-    started.start()
-    yield started
-    started.end()
+def _shared(broker_kind, tmp_path_factory, request):
+    """The broker that tests share, kept in a list so that one that died is replaced and fails one test, not all."""
+    brokers: list[Broker] = request.config.stash.setdefault(_BROKERS, [])
+    running: list[Broker] = []
+
+    def current() -> Broker:
+        if running and not running[0].process.running():
+            dead = running.pop()
+            brokers.remove(dead)
+            dead.end()
+        if not running:
+            running.append(Broker(broker_kind, tmp_path_factory.mktemp("broker")))
+            brokers.append(running[0])
+            running[0].start()
+        return running[0]
+
+    yield current
+    for one in running:
+        one.end()
+
+
+@pytest.fixture
+def broker(_shared):
+    one = _shared()
+    yield one
+    assert one.process.running(), f"the broker ended during this test\n{one.log()}"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_refusals_name_the_reason(tools, name):
     tools.run("kafka-topics", "--create", "--topic", name, "--partitions", "3")
     again = tools.run("kafka-topics", "--create", "--topic", name, "--partitions", "3", check=False)
     assert again.code == 1
-    assert "already exists" in again.stdout + again.stderr
+    assert "TopicExistsException" in again.stdout + again.stderr
 
     fewer = tools.run("kafka-topics", "--alter", "--topic", name, "--partitions", "2", check=False)
     assert fewer.code == 1

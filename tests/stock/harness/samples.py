@@ -1,5 +1,6 @@
 """Records that every client sends and must get back unchanged, and topics to send them to."""
 
+import time
 from dataclasses import dataclass
 
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -17,8 +18,8 @@ class Sample:
     timestamp: int
 
 
-# Old, spaced timestamps: what comes back can't be the broker's own clock.
-FIRST_TIMESTAMP = 1_600_000_000_000
+# A day old, so that what comes back is not the clock of the broker, and not old enough for retention to delete it.
+FIRST_TIMESTAMP = (int(time.time()) - 86_400) * 1_000
 SAMPLES = [
     Sample(b"key", b"value", (), FIRST_TIMESTAMP),
     Sample(None, b"no key", (("one", b"1"),), FIRST_TIMESTAMP + 1_000),
