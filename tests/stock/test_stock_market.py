@@ -22,7 +22,7 @@ _EXAMPLES = environment.REPOSITORY / "clients" / "examples"
 def send_rows(broker, topic: str, file, rate: str):
     """Runs the example producer to its end."""
     return run([sys.executable, str(_EXAMPLES / "producer.py"), "--bootstrap-server", broker.bootstrap, "--topic", topic,
-                "--rate", rate, "--quiet", str(file)], timeout_s=120)
+                "--rate", rate, str(file)], timeout_s=120)
 
 
 class Group:
@@ -112,7 +112,7 @@ def test_every_row_exactly_once_through_a_changing_group(start_broker, name, tmp
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows[:100])
-    send_rows(broker, name, few, "0")
+    send_rows(broker, name, few, "max")
     assert lag(tools, name) == 100
     group.records.clear()
     try:

@@ -157,8 +157,24 @@ pub fn decode<Q: Decodable>(body: Bytes, version: i16) -> Result<Q, Close> {
         request = Q::decode(&mut second, version).map_err(malformed)?;
         first = second;
     }
-    if first.has_remaining() {
-        return Err(Close::new(format!("{} bytes after the end of the request", first.remaining())));
-    }
+    // COMPAT: bytes after the end are ignored, as Kafka does; librdkafka 2.16 sends three with Metadata v13.
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, BytesMut};
+    use kafka_protocol::messages::MetadataRequest;
+    use kafka_protocol::protocol::Encodable;
+
+    use super::*;
+
+    #[test]
+    fn bytes_after_the_end_of_a_request_are_ignored() {
+        let mut body = BytesMut::new();
+        MetadataRequest::default().with_topics(None).encode(&mut body, 13).expect("a request of defaults");
+        body.put_slice(&[0, 0, 0]);
+        let request: MetadataRequest = decode(body.freeze(), 13).expect("accepted");
+        assert_eq!(request.topics, None);
+    }
 }

@@ -129,8 +129,6 @@ pub fn decode(body: Bytes, version: i16) -> Result<ProduceRequest, Close> {
         request.topic_data.push(topic);
     }
     reader.skip_tagged_fields()?;
-    if !reader.frame.is_empty() {
-        return Err(Close::new(format!("{} bytes after the end of the produce request", reader.frame.len())));
-    }
+    // COMPAT: bytes after the end are ignored, as in every other request (see guard.rs).
     Ok(request)
 }
