@@ -143,7 +143,16 @@ fn only_the_disk_door_touches_files() {
 
 #[test]
 fn deciding_code_takes_time_and_randomness_as_values() {
-    let words = ["std::time::Instant", "SystemTime", "Instant::now", "thread::sleep", "rand::rng()", "rand::random", "from_os_rng", "from_entropy"];
+    let words = [
+        "std::time::Instant",
+        "SystemTime",
+        "Instant::now",
+        "thread::sleep",
+        "rand::rng()",
+        "rand::random",
+        "from_os_rng",
+        "from_entropy",
+    ];
     for place in ["storage/batch/src", "storage/src/log", "raft/src/metadata", "broker/src/group"] {
         assert_none(
             &format!("{place} decides: the clock and random numbers are handed to it."),

@@ -155,7 +155,6 @@ pub fn decode<Q: Decodable>(body: Bytes, version: i16) -> Result<Q, Close> {
     if first.cut {
         let mut second = Guarded { frame: body, reads_left: READS_MAX, cut: false, trusted: true };
         request = Q::decode(&mut second, version).map_err(malformed)?;
-        first = second;
     }
     // COMPAT: bytes after the end are ignored, as Kafka does; librdkafka 2.16 sends three with Metadata v13.
     Ok(request)

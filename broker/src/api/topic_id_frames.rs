@@ -34,7 +34,6 @@ pub fn decode_offset_commit(body: Bytes, version: i16) -> Result<OffsetCommitReq
             Ok(topic)
         })?);
     reader.skip_tags()?;
-    reader.end()?;
     Ok(request)
 }
 
@@ -61,7 +60,6 @@ pub fn decode_offset_fetch(body: Bytes, version: i16) -> Result<OffsetFetchReque
         })?)
         .with_require_stable(reader.bool()?);
     reader.skip_tags()?;
-    reader.end()?;
     Ok(request)
 }
 
@@ -151,10 +149,6 @@ impl Reader {
             self.take(size)?;
         }
         Ok(())
-    }
-
-    fn end(self) -> Result<(), Close> {
-        if self.0.is_empty() { Ok(()) } else { Err(malformed("bytes after its end")) }
     }
 }
 
