@@ -79,6 +79,7 @@ pub fn producer_id(error: &ProducerIdError) -> ResponseError {
             SubmitError::NotController { .. }
             | SubmitError::OutcomeUnknown
             | SubmitError::Refused(_)
+            | SubmitError::NoRoom(_)
             | SubmitError::Stopped(_) => ResponseError::CoordinatorNotAvailable,
         },
     }
@@ -155,6 +156,7 @@ pub fn submit(error: &SubmitError) -> ResponseError {
         SubmitError::NotController { .. } | SubmitError::Stopped(_) => ResponseError::NotController,
         SubmitError::OutcomeUnknown => ResponseError::RequestTimedOut,
         SubmitError::Refused(_) => ResponseError::PolicyViolation,
+        SubmitError::NoRoom(_) => ResponseError::KafkaStorageError,
     }
 }
 

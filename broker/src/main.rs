@@ -62,6 +62,7 @@ fn parse_override(text: &str) -> Result<(String, String), String> {
 const EXIT_CONFIG: u8 = 2;
 const EXIT_START: u8 = 3;
 const EXIT_UNEXPECTED: u8 = 70;
+const EXIT_PROTECTED: u8 = 74;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -112,6 +113,10 @@ fn start(args: StartArgs) -> ExitCode {
             node::Stop::Signal(signal) => {
                 tracing::info!("{signal}: shutting down");
                 ExitCode::SUCCESS
+            }
+            node::Stop::MetadataFailed(reason) => {
+                tracing::error!(%reason, "the metadata failed: stopping at once, to protect data");
+                std::process::exit(i32::from(EXIT_PROTECTED));
             }
             node::Stop::Failed(reason) => {
                 tracing::error!(%reason, "this node cannot go on");

@@ -79,6 +79,9 @@ pub struct Node {
 #[derive(Debug)]
 pub enum Stop {
     Signal(&'static str),
+    /// The metadata log could not be written. What its disk holds is not known, so nothing may be done in its name any more,
+    /// a controlled shutdown included.
+    MetadataFailed(String),
     Failed(String),
 }
 
@@ -332,7 +335,7 @@ impl Node {
             biased;
             _ = terminate.recv() => Stop::Signal("SIGTERM"),
             _ = interrupt.recv() => Stop::Signal("SIGINT"),
-            reason = self.broker.metadata.stopped() => Stop::Failed(format!("the metadata stopped: {reason}")),
+            reason = self.broker.metadata.stopped() => Stop::MetadataFailed(reason),
         }
     }
 

@@ -120,6 +120,9 @@ impl Store for Unsynced {
     fn write(&self, writes: &[Write]) -> std::io::Result<()> {
         self.0.write(writes)
     }
+    fn reserve(&self, bytes: u64) -> std::io::Result<()> {
+        self.0.reserve(bytes)
+    }
     fn sync(&self) -> std::io::Result<()> {
         Ok(())
     }

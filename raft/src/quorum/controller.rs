@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::state_machine::Published;
+use super::store::Store;
 use super::types::{Change, Raft};
 use super::{MetadataConfig, SubmitError};
 use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, decide};
@@ -41,6 +42,12 @@ const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 /// Right after an election openraft may send a leader's own writes elsewhere until its lease is settled.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
+/// What the disk must be able to take before changes are tried: a write without room would stop this node, and no start
+/// would be possible before somebody made some.
+const ROOM_FOR_GROWTH: u64 = 8 << 20;
+/// What keeps brokers alive or frees space may use most of what the other changes have to leave.
+const ROOM_FOR_UPKEEP: u64 = 1 << 20;
+
 pub(super) struct Waiting {
     pub request: Request,
     pub answer: oneshot::Sender<Result<Response, SubmitError>>,
@@ -49,12 +56,15 @@ pub(super) struct Waiting {
 pub(super) struct Controller {
     raft: Raft,
     published: Arc<Published>,
+    store: Arc<dyn Store>,
     config: MetadataConfig,
     /// When each broker was last heard of, in this epoch of this controller.
     sessions: BTreeMap<BrokerId, Instant>,
     /// The epoch that `sessions` is of.
     sessions_epoch: u64,
     records_since_snapshot: usize,
+    /// Whether the last change but heartbeats found its disk full; said once.
+    is_full: bool,
 }
 
 /// Why nothing was written.
@@ -64,13 +74,20 @@ enum WriteFailure {
 }
 
 impl Controller {
-    pub(super) fn new(raft: Raft, published: Arc<Published>, config: MetadataConfig) -> Controller {
+    pub(super) fn new(
+        raft: Raft,
+        published: Arc<Published>,
+        store: Arc<dyn Store>,
+        config: MetadataConfig,
+    ) -> Controller {
         Controller {
             raft,
             published,
+            store,
             config,
             sessions: BTreeMap::new(),
             sessions_epoch: 0,
+            is_full: false,
             records_since_snapshot: 0,
         }
     }
@@ -135,6 +152,13 @@ impl Controller {
     }
 
     async fn try_serve(&mut self, waiting: &mut VecDeque<Waiting>) -> Result<(), WriteFailure> {
+        // Heartbeats come all the time and seldom change anything.
+        if !waiting.iter().all(|entry| matches!(entry.request, Request::BrokerHeartbeat(_))) {
+            self.refuse_without_room(waiting).await;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+        }
         let (epoch, next_offset) = self.take_over().await?;
         let image = self.published.image();
         self.renew_sessions(epoch, &image);
@@ -193,6 +217,34 @@ impl Controller {
             let _ = served.answer.send(Ok(response));
         }
         Ok(())
+    }
+
+    /// Answers what the disk has no room for.
+    async fn refuse_without_room(&mut self, waiting: &mut VecDeque<Waiting>) {
+        let Err(full) = self.reserve(ROOM_FOR_GROWTH).await else {
+            self.is_full = false;
+            return;
+        };
+        if !std::mem::replace(&mut self.is_full, true) {
+            tracing::error!(error = %full, "the disk of the metadata log is full: changes are refused until there is room");
+        }
+        let upkeep = self.reserve(ROOM_FOR_UPKEEP).await;
+        let (taken, refused): (VecDeque<_>, VecDeque<_>) =
+            waiting.drain(..).partition(|entry| upkeep.is_ok() && is_upkeep(&entry.request));
+        *waiting = taken;
+        for entry in refused {
+            let _ = entry.answer.send(Err(SubmitError::NoRoom(full.to_string())));
+        }
+    }
+
+    async fn reserve(&self, bytes: u64) -> std::io::Result<()> {
+        let store = self.store.clone();
+        if !store.sync_blocks() {
+            return store.reserve(bytes);
+        }
+        tokio::task::spawn_blocking(move || store.reserve(bytes))
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
     }
 
     /// Waits until this node leads and has applied everything before its own epoch. The epoch, and an offset that no entry
@@ -320,6 +372,23 @@ impl Controller {
                 Waiting { request: request.into(), answer: oneshot::channel().0 }
             })
             .collect()
+    }
+}
+
+/// Whether a request keeps the cluster alive or may free space, as opposed to making it larger.
+fn is_upkeep(request: &Request) -> bool {
+    match request {
+        Request::RegisterBroker(_)
+        | Request::BrokerHeartbeat(_)
+        | Request::UnregisterBroker(_)
+        | Request::DeleteTopics(_)
+        | Request::IncrementalAlterConfigs(_)
+        | Request::AlterConfigs(_)
+        | Request::ElectLeaders(_) => true,
+        Request::CreateTopics(_)
+        | Request::CreatePartitions(_)
+        | Request::AllocateProducerIds(_)
+        | Request::UpdateFeatures(_) => false,
     }
 }
 

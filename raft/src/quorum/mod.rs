@@ -125,6 +125,10 @@ pub enum SubmitError {
     /// Too many requests wait, or this one is larger than one log entry may be. Nothing was changed.
     #[error("the controller cannot take this request: {0}")]
     Refused(String),
+    /// The disk of the metadata log is too full for what makes the metadata grow. Nothing was changed; it is taken again
+    /// when there is room.
+    #[error("the controller's disk cannot take this change: {0}")]
+    NoRoom(String),
     /// The metadata is shut down, or a write of it failed.
     #[error("the metadata is stopped: {0}")]
     Stopped(String),
@@ -249,7 +253,7 @@ impl Metadata {
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS_MAX);
         let (stop, stopped) = oneshot::channel();
         let node_id = config.node_id;
-        let controller = Controller::new(raft.clone(), published.clone(), config);
+        let controller = Controller::new(raft.clone(), published.clone(), store.clone(), config);
         let controller = tokio::spawn(controller.run(waiting, stopped));
         let running = Running { store, stop, controller, _directory: directory };
         let metadata =

@@ -57,6 +57,9 @@ pub trait Store: Send + Sync + 'static {
     fn cell(&self, cell: Cell) -> io::Result<Option<Vec<u8>>>;
     /// In order. Readable when it returns, durable after the next `sync`, and then whole: an entry is never half there.
     fn write(&self, writes: &[Write]) -> io::Result<()>;
+    /// Makes sure that the next writes of about this many bytes find room on the disk, before any of them is made: a write
+    /// that fails halfway leaves a store that nobody may go on with. An error has changed nothing.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
     /// Returns when everything written before the call is on stable storage. May block for a disk's time.
     fn sync(&self) -> io::Result<()>;
     /// Whether `sync` waits for a device, so that it belongs on a thread of its own.

@@ -19,6 +19,8 @@ struct State {
     live: Content,
     synced: Content,
     fail_writes: bool,
+    /// What `reserve` may hand out; `None` for any amount.
+    room: Option<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -43,6 +45,11 @@ impl MemoryStore {
     /// From now on every write and sync fails.
     pub fn fail_writes(&self) {
         self.state.lock().fail_writes = true;
+    }
+
+    /// From now on `reserve` refuses more than this; `None` for no limit.
+    pub fn limit_room(&self, bytes: Option<u64>) {
+        self.state.lock().room = bytes;
     }
 
     fn writable(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
@@ -94,6 +101,13 @@ impl Store for MemoryStore {
             }
         }
         Ok(())
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        match self.state.lock().room {
+            Some(room) if room < bytes => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use crc_fast::CrcAlgorithm;
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
 
 use super::store::{Cell, Store, Write};
 
@@ -245,6 +246,26 @@ impl Store for SledStore {
                 }
             }
             Ok(())
+        })
+    }
+
+    /// Blocks past the end of sled's file: its writes extend the file into them, and nobody else can take them meanwhile.
+    /// What is left of them outlives this process, so that a node can start on a full disk.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.with(|open| {
+            let end = open.file.metadata()?.len();
+            match rustix::fs::fallocate(&open.file, FallocateFlags::KEEP_SIZE, end, bytes) {
+                Ok(()) => Ok(()),
+                // This file system promises nothing; what is free now is the best guess.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    let space = rustix::fs::fstatvfs(&open.file)?;
+                    match space.f_bavail.saturating_mul(space.f_frsize) >= bytes {
+                        true => Ok(()),
+                        false => Err(io::ErrorKind::StorageFull.into()),
+                    }
+                }
+                Err(error) => Err(error.into()),
+            }
         })
     }
 

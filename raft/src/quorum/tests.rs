@@ -525,6 +525,29 @@ async fn a_failed_disk_stops_the_metadata_and_acknowledges_nothing() {
     metadata.shutdown().await;
 }
 
+#[tokio::test]
+async fn a_full_disk_refuses_growth_and_takes_the_rest() {
+    let store = Arc::new(MemoryStore::new());
+    let config = MetadataConfig::new(BrokerId(1), "");
+    let metadata = Metadata::start_in_memory(config, store.clone(), ClusterId("c".into())).await.unwrap();
+    register(&metadata).await;
+    create(&metadata, "before").await;
+    store.limit_room(Some(2 << 20));
+    let refused = metadata.submit(topic("grows")).await;
+    assert!(matches!(refused, Err(SubmitError::NoRoom(_))), "{refused:?}");
+    // What frees space still works.
+    let topics = vec![TopicReference::Name("before".into())];
+    assert!(metadata.submit(DeleteTopics { topics: topics.clone() }).await.unwrap()[0].result.is_ok());
+    assert!(metadata.image().topic_by_name("before").is_none());
+    store.limit_room(Some(0));
+    let refused = metadata.submit(DeleteTopics { topics }).await;
+    assert!(matches!(refused, Err(SubmitError::NoRoom(_))), "{refused:?}");
+    // It goes on by itself.
+    store.limit_room(None);
+    create(&metadata, "grows").await;
+    metadata.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_broker_is_fenced_and_a_living_one_is_not_replaced() {
     let mut config = MetadataConfig::new(BrokerId(9), "");
