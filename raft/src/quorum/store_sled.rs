@@ -35,6 +35,9 @@ const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
 const WRITE_OVERHEAD_BYTES: usize = 128;
 const CACHE_BYTES: u64 = 2 * 1024 * 1024;
 const HEADER_BYTES: usize = 8;
+/// A file that is given up so that the store opens on a full disk.
+const ROOM_FOR_START: &str = "room-for-start";
+const ROOM_FOR_START_BYTES: u64 = 128 * 1024;
 
 pub struct SledStore {
     directory: PathBuf,
@@ -71,6 +74,17 @@ impl From<sled::Error> for OpenStoreError {
 impl SledStore {
     /// Opens or makes the store in `directory`, which exists and which no other process uses.
     pub fn open(directory: &Path) -> Result<SledStore, OpenStoreError> {
+        match SledStore::try_open(directory) {
+            // sled writes a small file of its own when it opens.
+            Err(OpenStoreError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                std::fs::remove_file(directory.join(ROOM_FOR_START)).map_err(|_| error)?;
+                SledStore::try_open(directory)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(directory: &Path) -> Result<SledStore, OpenStoreError> {
         let path = directory.join("store");
         let config = sled::Config::new()
             .path(&path)
@@ -124,6 +138,20 @@ impl SledStore {
             Ok(())
         })
         .map_err(OpenStoreError::Io)
+    }
+
+    /// Whatever comes of it: only a start on a full disk would miss it.
+    fn keep_room_for_start(&self) {
+        let path = self.directory.join(ROOM_FOR_START);
+        if path.exists() {
+            return;
+        }
+        let made = File::create(&path).and_then(|file| {
+            Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, ROOM_FOR_START_BYTES)?)
+        });
+        if made.is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
     }
 
     fn with<T>(&self, act: impl FnOnce(&Open) -> io::Result<T>) -> io::Result<T> {
@@ -254,7 +282,7 @@ impl Store for SledStore {
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         self.with(|open| {
             let end = open.file.metadata()?.len();
-            match rustix::fs::fallocate(&open.file, FallocateFlags::KEEP_SIZE, end, bytes) {
+            let reserved = match rustix::fs::fallocate(&open.file, FallocateFlags::KEEP_SIZE, end, bytes) {
                 Ok(()) => Ok(()),
                 // This file system promises nothing; what is free now is the best guess.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
@@ -265,7 +293,9 @@ impl Store for SledStore {
                     }
                 }
                 Err(error) => Err(error.into()),
-            }
+            };
+            self.keep_room_for_start();
+            reserved
         })
     }
 
