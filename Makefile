@@ -8,9 +8,9 @@ PYTEST := $(TEST_ENV)/python/bin/python -m pytest
 STOCK_WORKERS ?= 2
 STOCK_ARGS ?=
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka power-cut power-cut-short
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short
 
-test: setup fmt clippy unit binary power-cut-short stock
+test: setup fmt clippy unit binary power-cut-short crash-short stock
 
 # What the tests drive Ottla with: see the head of the script.
 setup:
@@ -44,3 +44,19 @@ power-cut:
 # The same in a few seconds, and where power cannot be cut it says so.
 power-cut-short:
 	POWER_CUTS=$${POWER_CUTS:-6} tests/crash/power_cut.sh --may-skip
+
+PYTHON := $(TEST_ENV)/python/bin/python
+
+# Kills a node under load, CRASHES times (50), and looks for every record it acknowledged.
+crash: setup binary
+	$(PYTHON) tests/crash/broker_crash.py --crashes $(or $(CRASHES),50)
+
+# The same with power cuts, which take away what was not synced; needs root.
+crash-power: setup binary
+	$(PYTHON) tests/crash/broker_crash.py --power --crashes $(or $(CRASHES),50)
+
+# Faults of disks and configurations, and a few crashes of both kinds; where power cannot be cut it says so.
+crash-short: setup binary
+	$(PYTEST) tests/crash
+	$(PYTHON) tests/crash/broker_crash.py --crashes 5
+	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip
