@@ -57,6 +57,6 @@ crash-power: setup binary
 
 # Faults of disks and configurations, and a few crashes of both kinds; where power cannot be cut it says so.
 crash-short: setup binary
-	$(PYTEST) tests/crash
+	$(PYTEST) tests/crash -n $(STOCK_WORKERS)
 	$(PYTHON) tests/crash/broker_crash.py --crashes 5
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip
