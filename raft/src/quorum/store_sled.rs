@@ -92,6 +92,7 @@ impl SledStore {
             .segment_size(SEGMENT_BYTES)
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None);
+        remove_torn_snapshots(&path)?;
         let database = open_database(&config, &path)?;
         let entries = database.open_tree("entries")?;
         let cells = database.open_tree("cells")?;
@@ -337,6 +338,26 @@ impl Store for SledStore {
         let _writer = self.unsynced.lock();
         self.open.write().take();
     }
+}
+
+/// When it opens, sled writes a snapshot of its page table under a name that ends so, and renames it when it is synced; but
+/// it reads the unfinished ones too, and takes an empty or torn one for corruption. It never needs one: what it cannot find
+/// in a snapshot it finds in its log.
+const UNFINISHED_SNAPSHOT: &str = ".generating";
+
+fn remove_torn_snapshots(path: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().ends_with(UNFINISHED_SNAPSHOT) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// sled has a lock of its own on its file. Nobody else can hold it, since the caller owns the directory, except a store

@@ -173,6 +173,22 @@ fn the_torn_end_of_an_append_is_removed() {
     assert_eq!(store.entries(0..9).unwrap(), vec![(0, vec![1; 10])]);
 }
 
+/// sled believes a snapshot that it did not finish, and refuses one that is empty or torn as corruption.
+#[test]
+fn a_crash_or_a_full_disk_while_the_store_opens_does_no_harm() {
+    let directory = tempfile::tempdir().unwrap();
+    for (round, content) in [&b""[..], b"torn", &[0; 100]].into_iter().enumerate() {
+        let store = SledStore::open(directory.path()).unwrap();
+        store.write(&[Write::Entry { index: round as u64, bytes: vec![1; 10] }]).unwrap();
+        store.sync().unwrap();
+        store.close();
+        fs::write(directory.path().join("store/snap.FFFFFFFFFFFFFFFF.generating"), content).unwrap();
+        let store = SledStore::open(directory.path()).unwrap();
+        assert_eq!(store.bounds().unwrap(), Some((0, round as u64)));
+        store.close();
+    }
+}
+
 /// The db file stays in proportion to what is in it, however much goes through.
 #[test]
 fn the_file_does_not_grow_without_end() {
