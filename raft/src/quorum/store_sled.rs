@@ -147,10 +147,12 @@ impl SledStore {
         if path.exists() {
             return;
         }
-        let made = File::create(&path).and_then(|file| {
-            Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, ROOM_FOR_START_BYTES)?)
+        // What was given up is not all free again: a part of it is enough for many more starts.
+        let sizes = [ROOM_FOR_START_BYTES, ROOM_FOR_START_BYTES / 2, ROOM_FOR_START_BYTES / 4];
+        let made = File::create(&path).is_ok_and(|file| {
+            sizes.iter().any(|bytes| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, *bytes).is_ok())
         });
-        if made.is_err() {
+        if !made {
             let _ = std::fs::remove_file(&path);
         }
     }
@@ -282,8 +284,10 @@ impl Store for SledStore {
     /// What is left of them outlives this process, so that a node can start on a full disk.
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         self.with(|open| {
+            // First, or what a start has just given up would go to the log.
+            self.keep_room_for_start();
             let end = open.file.metadata()?.len();
-            let reserved = match rustix::fs::fallocate(&open.file, FallocateFlags::KEEP_SIZE, end, bytes) {
+            match rustix::fs::fallocate(&open.file, FallocateFlags::KEEP_SIZE, end, bytes) {
                 Ok(()) => Ok(()),
                 // This file system promises nothing; what is free now is the best guess.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
@@ -294,9 +298,7 @@ impl Store for SledStore {
                     }
                 }
                 Err(error) => Err(error.into()),
-            };
-            self.keep_room_for_start();
-            reserved
+            }
         })
     }
 
