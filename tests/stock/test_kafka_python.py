@@ -21,7 +21,13 @@ def producer_for(broker, **config) -> KafkaProducer:
 
 
 def consumer_for(broker, *topics, **config) -> KafkaConsumer:
-    return KafkaConsumer(*topics, bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest", **config)
+    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest", **config)
+    # kafka-python 3.0 may lead a group before it has the topic's metadata, and then assigns nothing for good: two of a
+    # hundred times, with Apache Kafka as well. So it learns of the topic before it joins.
+    for topic in topics:
+        consumer.partitions_for_topic(topic)
+    consumer.subscribe(topics)
+    return consumer
 
 
 def consume(consumer, count: int) -> list:

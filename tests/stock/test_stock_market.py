@@ -36,9 +36,12 @@ class Group:
         self._members: list[tuple[KafkaConsumer, threading.Event, threading.Thread]] = []
 
     def join(self) -> None:
-        consumer = KafkaConsumer(self._topic, bootstrap_servers=self._broker.bootstrap, group_id=self._topic,
+        consumer = KafkaConsumer(bootstrap_servers=self._broker.bootstrap, group_id=self._topic,
                                  auto_offset_reset="earliest", enable_auto_commit=False, max_poll_records=20,
                                  heartbeat_interval_ms=300, session_timeout_ms=15_000)
+        # Before it joins: see consumer_for in test_kafka_python.py.
+        consumer.partitions_for_topic(self._topic)
+        consumer.subscribe([self._topic])
         leave = threading.Event()
         thread = threading.Thread(target=self._consume, args=(consumer, leave))
         self._members.append((consumer, leave, thread))
