@@ -29,7 +29,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "stock"))
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition  # noqa: E402
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition  # noqa: E402
 from confluent_kafka.admin import AdminClient, NewTopic  # noqa: E402
 from harness.broker import Broker  # noqa: E402
 from harness.process import wait_until  # noqa: E402
@@ -40,6 +40,8 @@ PARTITIONS = 6
 SEGMENT_BYTES = 1 << 20
 CODECS = ["none", "lz4", "zstd", "gzip", "snappy"]
 GROUP = "crash"
+COORDINATOR_ON_ITS_WAY = (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
+                          KafkaError.NOT_COORDINATOR, KafkaError._WAIT_COORD)
 # What each producer may send between two crashes: all of it is read back many times.
 RECORDS_PER_CRASH = 10_000
 # A broker that does not sync loses records at each cut under load; one cut may fall between two writes.
@@ -181,7 +183,17 @@ def commit(bootstrap: str, topic: str, committed: dict[int, int]) -> None:
     """Commits ever larger offsets of a group; remembers what was acknowledged."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False}, logger=quiet)
     wanted = [TopicPartition(topic, partition, committed.get(partition, 0) + 1) for partition in range(PARTITIONS)]
-    for done in consumer.commit(offsets=wanted, asynchronous=False):
+
+    def try_commit() -> list[TopicPartition] | None:
+        try:
+            return consumer.commit(offsets=wanted, asynchronous=False)
+        except KafkaException as error:
+            # The coordinator reads its log after a start; librdkafka leaves it to its user to try again.
+            if not error.args[0].retriable() and error.args[0].code() not in COORDINATOR_ON_ITS_WAY:
+                raise
+            return None
+
+    for done in wait_until(try_commit, 30, "offsets can be committed"):
         if done.error is None:
             committed[done.partition] = done.offset
     consumer.close()
