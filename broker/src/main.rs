@@ -68,7 +68,10 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start(args),
         Command::Client(command) => match runtime() {
-            Ok(runtime) => runtime.block_on(command.run()),
+            Ok(runtime) => {
+                log_to_stderr(LogFormat::Text, "warn");
+                runtime.block_on(command.run())
+            }
             Err(error) => {
                 eprintln!("ottla: cannot start threads: {error}");
                 ExitCode::from(EXIT_UNEXPECTED)
@@ -82,7 +85,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn start(args: StartArgs) -> ExitCode {
-    log_to_stderr(args.log_format);
+    log_to_stderr(args.log_format, "info,openraft=warn,sled=warn");
     let config = match NodeConfig::load(args.properties.as_deref(), &args.overrides) {
         Ok(config) => config,
         Err(error) => {
@@ -128,10 +131,10 @@ fn start(args: StartArgs) -> ExitCode {
     })
 }
 
-/// Log lines go to standard error; standard output carries only the banner.
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("OTTLA_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,sled=warn"));
+/// Log lines go to standard error; standard output carries only the banner, or what a client subcommand is asked for.
+/// `OTTLA_LOG` says what is logged, instead of `default`.
+fn log_to_stderr(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_env("OTTLA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
