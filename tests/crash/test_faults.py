@@ -80,6 +80,10 @@ def read(broker, count: int, start: int = OFFSET_BEGINNING, topic: str = TOPIC) 
                     raise KafkaException(message.error())
                 found.append((message.offset(), message.value()))
     finally:
+        # librdkafka now and then never returns from a close while an error, as of a wrong CRC, waits to be consumed.
+        consumer.unassign()
+        while consumer.consume(1_000, 0.2):
+            pass
         consumer.close()
     return found
 
