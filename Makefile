@@ -8,55 +8,74 @@ PYTEST := $(TEST_ENV)/python/bin/python -m pytest
 STOCK_WORKERS ?= 2
 STOCK_ARGS ?=
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# Says when each step begins, so that a log tells where the time went.
+BEGIN = @echo "== $@ at $$(date +%T)"
 
-test: setup fmt clippy unit binary power-cut-short crash-short stock
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short
+.NOTPARALLEL:
+
+test: setup fmt clippy unit power-cut-short crash-short stock
 
 # What the tests drive Ottla with: see the head of the script.
 setup:
+	$(BEGIN)
 	tests/setup.sh
 
 fmt:
+	$(BEGIN)
 	$(CARGO) fmt --all --check
 
 clippy:
+	$(BEGIN)
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-unit:
+unit: binary
+	$(BEGIN)
 	$(CARGO) test --workspace
 
-# The tests with clients use the debug build: its assertions are on, and `unit` has already compiled most of it.
+# Everything that any of the tests needs. One build for all of them: built package by package, the features of the
+# dependencies would differ, and most of the workspace would be compiled once more for each set of them.
+# The tests with clients use this debug build: its assertions are on.
 binary:
-	$(CARGO) build -p ottla
+	$(BEGIN)
+	$(CARGO) build --workspace --all-targets
 
 # Real clients and Kafka's own tools against the binary.
 stock: setup binary
+	$(BEGIN)
 	$(PYTEST) tests/stock -n $(STOCK_WORKERS) --dist worksteal $(STOCK_ARGS)
 
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
 stock-kafka: setup
+	$(BEGIN)
 	$(PYTEST) tests/stock --broker kafka -n $(STOCK_WORKERS) --dist worksteal $(STOCK_ARGS)
 
 # Cuts the power under the metadata store, POWER_CUTS times (200); needs root. See the head of the script.
-power-cut:
-	tests/crash/power_cut.sh
+power-cut: binary
+	$(BEGIN)
+	CRASH_WRITER=$(TARGET)/debug/examples/crash_writer tests/crash/power_cut.sh
 
 # The same in a few seconds, and where power cannot be cut it says so.
-power-cut-short:
-	POWER_CUTS=$${POWER_CUTS:-6} tests/crash/power_cut.sh --may-skip
+power-cut-short: binary
+	$(BEGIN)
+	CRASH_WRITER=$(TARGET)/debug/examples/crash_writer POWER_CUTS=$${POWER_CUTS:-6} tests/crash/power_cut.sh --may-skip
 
 PYTHON := $(TEST_ENV)/python/bin/python
 
 # Kills a node under load, CRASHES times (50), and looks for every record it acknowledged.
 crash: setup binary
+	$(BEGIN)
 	$(PYTHON) tests/crash/broker_crash.py --crashes $(or $(CRASHES),50)
 
 # The same with power cuts, which take away what was not synced; needs root.
 crash-power: setup binary
+	$(BEGIN)
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes $(or $(CRASHES),50)
 
 # Faults of disks and configurations, and a few crashes of both kinds; where power cannot be cut it says so.
 crash-short: setup binary
+	$(BEGIN)
 	$(PYTEST) tests/crash -n $(STOCK_WORKERS)
 	$(PYTHON) tests/crash/broker_crash.py --crashes 5
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip

@@ -13,13 +13,16 @@ use super::*;
 
 type Start = Box<dyn Fn(RequestContext, Bytes) -> Result<Started, Close> + Send + Sync>;
 
+/// The header version that goes with an API version.
+type HeaderOf = fn(i16) -> i16;
+
 /// One API.
 pub struct Row {
     pub key: i16,
     /// Versions offered. A request of another version closes its connection, as Kafka does; ApiVersions alone answers it.
     pub versions: RangeInclusive<i16>,
-    request_header_version: fn(i16) -> i16,
-    response_header_version: fn(i16) -> i16,
+    request_header_version: HeaderOf,
+    response_header_version: HeaderOf,
     start: Start,
 }
 
@@ -92,7 +95,7 @@ impl Row {
     where
         Q: 'static,
     {
-        let (request_header_version, response_header_version): (fn(i16) -> i16, fn(i16) -> i16) = match key {
+        let (request_header_version, response_header_version): (HeaderOf, HeaderOf) = match key {
             ApiKey::Produce => (ProduceRequest::header_version, ProduceResponse::header_version),
             ApiKey::Fetch => (FetchRequest::header_version, FetchResponse::header_version),
             ApiKey::ApiVersions => (ApiVersionsRequest::header_version, ApiVersionsResponse::header_version),

@@ -1259,10 +1259,11 @@ fn no_timer_outlives_its_member_or_group() {
 
 // ---- the live state and the state loaded from the log are the same
 
+/// The group, its description, its generation and leader, its offsets.
+type Durable = (GroupId, Option<DescribedGroup>, Option<(i32, Option<MemberId>)>, String);
+
 /// What a broker that takes over must know: offsets, and groups that are at rest.
-fn durable(
-    machine: &Machine,
-) -> Vec<(GroupId, Option<DescribedGroup>, Option<(i32, Option<MemberId>)>, String)> {
+fn durable(machine: &Machine) -> Vec<Durable> {
     machine
         .list()
         .into_iter()

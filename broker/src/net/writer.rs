@@ -44,7 +44,7 @@ impl Outbox {
         }
         let mut parts = reply.parts.into_iter().peekable();
         // Most replies are one small buffer: one piece to write then.
-        if let Some(Part::Bytes(first)) = parts.next_if(|part| is_small(part)) {
+        if let Some(Part::Bytes(first)) = parts.next_if(is_small) {
             head.put_slice(&first);
         }
         self.bytes += 4 + header + body;
