@@ -12,7 +12,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Says when each step begins, so that a log tells where the time went.
 BEGIN = @echo "== $@ at $$(date +%T)"
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short stock
@@ -79,3 +79,12 @@ crash-short: setup binary
 	$(PYTEST) tests/crash -n $(STOCK_WORKERS)
 	$(PYTHON) tests/crash/broker_crash.py --crashes 5
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip
+
+# The same load on Apache Kafka and on Ottla, COMPARE_ARGS="--rounds 3 --scale 1": see the head of the script. Compiles its
+# load with cc against librdkafka.
+COMPARE_ARGS ?=
+compare: setup
+	$(BEGIN)
+	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
+	$(CARGO) build --release -p ottla
+	$(TEST_ENV)/python/bin/python benches/compare/compare.py $(COMPARE_ARGS)
