@@ -12,6 +12,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import MessageSizeTooLargeError, TopicAlreadyExistsError
 
 from harness import environment
+from harness.kafka_python import subscribe
 from harness.process import run, wait_until
 from harness.samples import CODECS, FIRST_TIMESTAMP, SAMPLES, create_topic
 
@@ -22,11 +23,7 @@ def producer_for(broker, **config) -> KafkaProducer:
 
 def consumer_for(broker, *topics, **config) -> KafkaConsumer:
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest", **config)
-    # kafka-python 3.0 may lead a group before it has the topic's metadata, and then assigns nothing for good: two of a
-    # hundred times, with Apache Kafka as well. So it learns of the topic before it joins.
-    for topic in topics:
-        consumer.partitions_for_topic(topic)
-    consumer.subscribe(topics)
+    subscribe(consumer, topics)
     return consumer
 
 

@@ -7,16 +7,37 @@ import json
 import sys
 import threading
 from collections import defaultdict
+from pathlib import Path
 
+import pytest
 from kafka import KafkaConsumer
 
 from harness import environment
+from harness.kafka_python import subscribe
 from harness.process import run, wait_until
 from harness.samples import create_topic
 from harness.tools import KafkaTools
 
 _PARTITIONS = 6
 _EXAMPLES = environment.REPOSITORY / "clients" / "examples"
+
+
+@pytest.fixture
+def stocks(tmp_path) -> Path:
+    """The real rows where they are there, else the made-up ones of the examples, ten times under other names."""
+    if real := environment.stock_csv():
+        return real
+    with open(_EXAMPLES / "data" / "stocks.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return write_rows(tmp_path / "stocks.csv", [{**row, "Index": f"{row['Index']}-{copy}"} for copy in range(10) for row in rows])
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def send_rows(broker, topic: str, file, rate: str):
@@ -39,9 +60,7 @@ class Group:
         consumer = KafkaConsumer(bootstrap_servers=self._broker.bootstrap, group_id=self._topic,
                                  auto_offset_reset="earliest", enable_auto_commit=False, max_poll_records=20,
                                  heartbeat_interval_ms=300, session_timeout_ms=15_000)
-        # Before it joins: see consumer_for in test_kafka_python.py.
-        consumer.partitions_for_topic(self._topic)
-        consumer.subscribe([self._topic])
+        subscribe(consumer, [self._topic])
         leave = threading.Event()
         thread = threading.Thread(target=self._consume, args=(consumer, leave))
         self._members.append((consumer, leave, thread))
@@ -76,9 +95,9 @@ class Group:
         assert not self.errors, self.errors
 
 
-def test_every_row_exactly_once_through_a_changing_group(start_broker, name, tmp_path):
+def test_every_row_exactly_once_through_a_changing_group(start_broker, name, stocks, tmp_path):
     broker = start_broker()
-    with open(environment.stock_csv(), newline="") as file:
+    with open(stocks, newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({(row["Index"], row["Date"]) for row in rows}) == len(rows) >= 1_000
     create_topic(broker, name, partitions=_PARTITIONS)
@@ -89,7 +108,7 @@ def test_every_row_exactly_once_through_a_changing_group(start_broker, name, tmp
             group.join()
         wait_until(lambda: group.shares() == [2, 2, 2], 45, "three consumers with two partitions each")
         # About five seconds of sending, so that the group changes while records flow.
-        sender = threading.Thread(target=send_rows, args=(broker, name, environment.stock_csv(), str(len(rows) // 5)))
+        sender = threading.Thread(target=send_rows, args=(broker, name, stocks, str(len(rows) // 5)))
         sender.start()
         group.wait_for(len(rows) // 5)
         group.leave(0)
@@ -110,12 +129,7 @@ def test_every_row_exactly_once_through_a_changing_group(start_broker, name, tmp
     broker.start()
     assert lag(tools, name) == 0
 
-    few = tmp_path / "few.csv"
-    with open(few, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows[:100])
-    send_rows(broker, name, few, "max")
+    send_rows(broker, name, write_rows(tmp_path / "few.csv", rows[:100]), "max")
     assert lag(tools, name) == 100
     group.records.clear()
     try:

@@ -69,12 +69,10 @@ def ottla_binary() -> Path:
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
-def stock_csv() -> Path:
-    """The rows of the stock-market job: the real file where it is there, else the made-up one of the examples."""
+def stock_csv() -> Path | None:
+    """The rows of the stock-market job, where they are there."""
     chosen = os.environ.get("OTTLA_STOCK_CSV")
     if chosen:
         return Path(chosen)
-    real = REPOSITORY.parent / "shared" / "data" / "indexProcessed.csv"
-    if real.exists():
-        return real
-    return REPOSITORY / "clients" / "examples" / "data" / "stocks.csv"
+    beside = REPOSITORY.parent / "shared" / "data" / "indexProcessed.csv"
+    return beside if beside.exists() else None
