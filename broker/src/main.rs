@@ -85,7 +85,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn start(args: StartArgs) -> ExitCode {
-    log_to_stderr(args.log_format, "info,openraft=warn,sled=warn");
+    log_to_stderr(args.log_format, "info,openraft=error,sled=warn");
     let config = match NodeConfig::load(args.properties.as_deref(), &args.overrides) {
         Ok(config) => config,
         Err(error) => {

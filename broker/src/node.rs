@@ -2,7 +2,7 @@
 //!
 //! Start: ports, then metadata, then log directories and replicas, then groups, then the listeners accept. Ports come first, so
 //! that a second node started by mistake is told so before it has touched any data. Stop is the reverse: no more
-//! requests, groups answer what is parked, logs are synced and marked clean, the metadata closes last.
+//! requests, groups answer what is parked, the controller is told, logs are synced and marked clean, the metadata closes last.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ottla_raft::requests::{BrokerHeartbeat, RegisterBroker};
-use ottla_raft::{BrokerEpoch, BrokerId, FeatureRange, Metadata, MetadataConfig};
+use ottla_raft::requests::{BrokerHeartbeat, BrokerHeartbeatState, RegisterBroker};
+use ottla_raft::{BrokerEpoch, BrokerId, Metadata, MetadataConfig, features};
 use ottla_storage::disk::Disk;
 use ottla_storage::logdir::{self, LogDir, LogDirError};
 use tokio::sync::watch;
@@ -33,12 +33,6 @@ pub struct Broker {
     pub metrics: Arc<Metrics>,
     /// Where each listener really listens, by name: an advertised port 0 means this one.
     pub addresses: BTreeMap<String, SocketAddr>,
-}
-
-/// The feature levels this node understands.
-pub fn supported_features() -> BTreeMap<String, FeatureRange> {
-    // 7 is Kafka 3.3, the first that KRaft clusters run; 27 is Kafka 4.1, whose schemas the node speaks.
-    BTreeMap::from([("metadata.version".to_owned(), FeatureRange { min: 7, max: 27 })])
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +65,7 @@ pub struct Node {
     metrics_address: Option<SocketAddr>,
     serving: JoinHandle<()>,
     groups: JoinHandle<()>,
+    registration: Registration,
     heartbeats: JoinHandle<()>,
     started_in: Duration,
 }
@@ -120,8 +115,9 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     for path in &config.log_dirs {
         log_dirs.push(LogDir::open(disk.clone(), path, &cluster_id, config.node_id)?);
     }
-    let (epoch, heartbeats) = register(&config, &metadata, &addresses, &log_dirs, stopped.clone()).await?;
-    tracing::debug!(broker_epoch = epoch.0, "registered");
+    let registration = register(&config, &metadata, &addresses, &log_dirs).await?;
+    tracing::debug!(broker_epoch = registration.epoch.0, "registered");
+    let heartbeats = tokio::spawn(registration.clone().keep_alive(stopped.clone()));
 
     let metrics = Metrics::new();
     let replicas = ReplicaManager::start(ReplicaOptions {
@@ -140,6 +136,8 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     .await?;
     let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(replicas.clone()));
     let group_task = tokio::spawn(groups.clone().run(metadata.clone(), BrokerId(config.node_id)));
+    // The first requests of clients that were here before the start must not be told that this is not their coordinator.
+    groups.await_followed(metadata.image().last_offset).await;
     let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics: metrics.clone(), addresses });
 
     let serving = tokio::spawn(net::serve(listeners, broker.clone(), stopped.clone()));
@@ -155,6 +153,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
         metrics_address,
         serving,
         groups: group_task,
+        registration,
         heartbeats,
         started_in: begin.elapsed(),
     })
@@ -213,15 +212,83 @@ fn protocol_id(protocol: SecurityProtocol) -> i16 {
 
 /// How often a broker says that it is alive (`broker.heartbeat.interval.ms`).
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a node that stops waits for the controller to give its leaderships to others.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// Between asking the controller whether they are given away.
+const LEAVE_RETRY: Duration = Duration::from_millis(50);
 
-/// Registers this broker and keeps its registration alive.
+/// This broker as the controller knows it, from this start to this stop.
+#[derive(Clone)]
+struct Registration {
+    metadata: Metadata,
+    id: BrokerId,
+    epoch: BrokerEpoch,
+}
+
+/// What a heartbeat asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Serve,
+    ShutDown,
+}
+
+impl Registration {
+    async fn beat(&self, wish: Wish) -> Result<BrokerHeartbeatState, String> {
+        let metadata_offset = *self.metadata.changes().borrow();
+        let beat = BrokerHeartbeat {
+            id: self.id,
+            epoch: self.epoch,
+            metadata_offset,
+            want_fence: false,
+            want_shut_down: wish == Wish::ShutDown,
+        };
+        match self.metadata.submit(beat).await {
+            Ok(Ok(state)) => Ok(state),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn keep_alive(self, mut stopped: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                () = tokio::time::sleep(HEARTBEAT) => {}
+            }
+            if let Err(error) = self.beat(Wish::Serve).await {
+                tracing::warn!(error, "heartbeat failed");
+            }
+        }
+    }
+
+    /// Tells the controller that this broker goes, and waits a little for its word that it may.
+    async fn leave(&self) {
+        let asked = async {
+            loop {
+                match self.beat(Wish::ShutDown).await {
+                    Ok(state) if state.should_shut_down => return,
+                    Ok(_) => tokio::time::sleep(LEAVE_RETRY).await,
+                    Err(error) => {
+                        tracing::warn!(error, "the controller could not be told of the shutdown");
+                        return;
+                    }
+                }
+            }
+        };
+        if tokio::time::timeout(LEAVE_MAX, asked).await.is_err() {
+            tracing::warn!("leaderships were not taken over in time; shutting down with them");
+        }
+    }
+}
+
+/// Registers this broker and has it unfenced.
 async fn register(
     config: &NodeConfig,
     metadata: &Metadata,
     addresses: &BTreeMap<String, SocketAddr>,
     log_dirs: &[LogDir],
-    mut stopped: watch::Receiver<bool>,
-) -> Result<(BrokerEpoch, JoinHandle<()>), StartError> {
+) -> Result<Registration, StartError> {
     let endpoints = config
         .advertised_listeners
         .iter()
@@ -242,52 +309,19 @@ async fn register(
             incarnation: uuid::Uuid::new_v4(),
             endpoints,
             rack: config.rack.as_deref().map(Into::into),
-            features: supported_features(),
+            features: features::supported(),
             log_dirs: log_dirs.iter().map(LogDir::directory_id).collect(),
         })
         .await
         .map_err(|error| StartError::Register(error.to_string()))?;
     let epoch = registered.map_err(|error| StartError::Register(error.to_string()))?;
-    let beat = {
-        let metadata = metadata.clone();
-        move || {
-            let metadata = metadata.clone();
-            async move {
-                let metadata_offset = *metadata.changes().borrow();
-                metadata
-                    .submit(BrokerHeartbeat {
-                        id,
-                        epoch,
-                        metadata_offset,
-                        want_fence: false,
-                        want_shut_down: false,
-                    })
-                    .await
-            }
-        }
-    };
+    let registration = Registration { metadata: metadata.clone(), id, epoch };
     // The first heartbeat ends the fencing: without it the broker is given no partitions.
-    match beat().await {
-        Ok(Ok(state)) if !state.is_fenced => {}
-        Ok(Ok(_)) => return Err(StartError::Register("the broker stays fenced".to_owned())),
-        Ok(Err(error)) => return Err(StartError::Register(error.to_string())),
-        Err(error) => return Err(StartError::Register(error.to_string())),
+    let state = registration.beat(Wish::Serve).await.map_err(StartError::Register)?;
+    if state.is_fenced {
+        return Err(StartError::Register("the broker stays fenced".to_owned()));
     }
-    let heartbeats = tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                biased;
-                _ = stopped.wait_for(|stopped| *stopped) => return,
-                () = tokio::time::sleep(HEARTBEAT) => {}
-            }
-            match beat().await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "heartbeat refused"),
-                Err(error) => tracing::warn!(%error, "heartbeat failed"),
-            }
-        }
-    });
-    Ok((epoch, heartbeats))
+    Ok(registration)
 }
 
 impl Node {
@@ -348,8 +382,14 @@ impl Node {
         let _ = self.serving.await;
         let _ = self.groups.await;
         let _ = self.heartbeats.await;
+        // ORDER: after the last answer, as long as nobody else could lead meanwhile: an append under way would be refused.
+        self.registration.leave().await;
         self.broker.replicas.shutdown().await;
         self.broker.metadata.shutdown().await;
         tracing::info!("stopped");
     }
 }
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ pub mod metadata;
 pub mod quorum;
 pub mod requests;
 
+pub use metadata::features;
 pub use metadata::ids::{
     BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, PartitionEpoch, TopicId, cluster_id_generate,
 };

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ottla_batch::{Offset, TimestampMs};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::checkpoints::Checkpoints;
@@ -57,7 +58,7 @@ pub struct LogDir {
     last_shutdown: LastShutdown,
     offline: OnceLock<String>,
     checkpoints: Arc<Checkpoints>,
-    _lock: Lock,
+    lock: Mutex<Option<Lock>>,
 }
 
 impl LogDir {
@@ -95,7 +96,7 @@ impl LogDir {
             last_shutdown,
             offline: OnceLock::new(),
             checkpoints,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         })
     }
 
@@ -196,6 +197,12 @@ impl LogDir {
         }
         let content = format!("{{\"version\":0,\"brokerEpoch\":{broker_epoch}}}");
         self.disk.write_durably(&self.path.join(CLEAN_SHUTDOWN_FILE), content.as_bytes())
+    }
+
+    /// Lets another owner open the directory, whoever still holds this value. Nothing in it may be changed afterwards: the
+    /// caller has closed its logs.
+    pub fn release(&self) {
+        *self.lock.lock() = None;
     }
 
     /// The first reason stays.

@@ -99,7 +99,7 @@ fn answer(cx: &RequestContext, request: Request) -> ApiVersionsResponse {
     if other_cluster || other_node {
         return ApiVersionsResponse::default().with_error_code(ResponseError::RebootstrapRequired.code());
     }
-    let supported = crate::node::supported_features()
+    let supported = ottla_raft::features::supported()
         .into_iter()
         .filter(|(_, range)| cx.api_version >= 4 || range.min >= 1)
         .map(|(name, range)| {

@@ -23,6 +23,7 @@ pub async fn handle(cx: RequestContext, request: DeleteGroupsRequest) -> Result<
             )
         }
     };
+    cx.broker.groups.await_loaded(request.groups_names.iter().map(|id| id.0.as_str())).await;
     let results = try_join_all(request.groups_names.into_iter().map(delete)).await?;
     Ok(DeleteGroupsResponse::default().with_results(results))
 }

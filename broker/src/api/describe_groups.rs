@@ -20,6 +20,7 @@ pub async fn handle(
     cx: RequestContext,
     request: DescribeGroupsRequest,
 ) -> Result<DescribeGroupsResponse, Close> {
+    cx.broker.groups.await_loaded(request.groups.iter().map(|id| id.0.as_str())).await;
     let mut response = DescribeGroupsResponse::default();
     for group_id in &request.groups {
         let result = cx.broker.groups.describe_group(&owned(&group_id.0)?);

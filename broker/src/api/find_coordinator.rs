@@ -84,7 +84,10 @@ async fn prepare(cx: &RequestContext, key_type: i8) -> Result<(), Refused> {
             ensure_offsets_topic(&cx.broker.metadata, &cx.broker.config).await.map_err(|error| Refused {
                 error: error_map::group(error),
                 message: format!("{OFFSETS_TOPIC} is not available yet"),
-            })
+            })?;
+            // A client's next request comes at once, often to this very broker.
+            cx.broker.groups.await_followed(cx.broker.metadata.image().last_offset).await;
+            Ok(())
         }
         TRANSACTION => Err(refused("this cluster does not support transactions yet")),
         SHARE => Err(refused("this cluster does not support share groups yet")),

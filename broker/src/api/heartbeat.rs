@@ -10,6 +10,7 @@ use crate::error_map;
 use crate::group::Heartbeat;
 
 pub async fn handle(cx: RequestContext, request: HeartbeatRequest) -> Result<HeartbeatResponse, Close> {
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     let heartbeat = Heartbeat {
         group_id: owned(&request.group_id.0)?,
         generation: request.generation_id,

@@ -17,6 +17,7 @@ use crate::error_map;
 use crate::group::{JoinGroup, Joined, MemberIdRule, MemberIdSuffix, Protocol, StaticRejoin};
 
 pub async fn handle(cx: RequestContext, request: JoinGroupRequest) -> Result<JoinGroupResponse, Close> {
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     let version = cx.api_version;
     if let Some(reason) = request.reason.as_ref().filter(|reason| !reason.is_empty()) {
         let (group, member) = (&*request.group_id.0, &*request.member_id);

@@ -14,6 +14,7 @@ use crate::group::{LeaveGroup, LeavingMember};
 const FIRST_BATCHED_VERSION: i16 = 3;
 
 pub async fn handle(cx: RequestContext, request: LeaveGroupRequest) -> Result<LeaveGroupResponse, Close> {
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     let is_batched = cx.api_version >= FIRST_BATCHED_VERSION;
     let leave = LeaveGroup { group_id: owned(&request.group_id.0)?, members: leaving(&request, is_batched)? };
     let mut response = LeaveGroupResponse::default();

@@ -14,6 +14,7 @@ use crate::error_map;
 const CLASSIC: &str = "classic";
 
 pub async fn handle(cx: RequestContext, request: ListGroupsRequest) -> Result<ListGroupsResponse, Close> {
+    cx.broker.groups.await_all_loaded().await;
     let mut response = ListGroupsResponse::default();
     let groups = match cx.broker.groups.list_groups() {
         Ok(groups) => groups,

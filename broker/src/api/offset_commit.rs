@@ -26,6 +26,7 @@ const LAST_WITH_RETENTION: i16 = 4;
 const NO_RETENTION: i64 = -1;
 
 pub async fn handle(cx: RequestContext, request: OffsetCommitRequest) -> Result<OffsetCommitResponse, Close> {
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     let image = cx.broker.metadata.image();
     let mut response = OffsetCommitResponse::default();
     let mut topics = Vec::new();

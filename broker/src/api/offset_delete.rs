@@ -17,6 +17,7 @@ use crate::error_map;
 use crate::group::DeleteOffsets;
 
 pub async fn handle(cx: RequestContext, request: OffsetDeleteRequest) -> Result<OffsetDeleteResponse, Close> {
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     let image = cx.broker.metadata.image();
     let mut known: Vec<(Arc<str>, Vec<i32>)> = Vec::new();
     for topic in &request.topics {

@@ -27,12 +27,14 @@ const FIRST_WITH_TOPIC_IDS: i16 = 10;
 pub async fn handle(cx: RequestContext, request: OffsetFetchRequest) -> Result<OffsetFetchResponse, Close> {
     let mut response = OffsetFetchResponse::default();
     if cx.api_version >= FIRST_BATCHED_VERSION {
+        cx.broker.groups.await_loaded(request.groups.iter().map(|group| group.group_id.0.as_str())).await;
         let image = cx.broker.metadata.image();
         for group in &request.groups {
             response.groups.push(fetch_group(&cx, &image, group)?);
         }
         return Ok(response);
     }
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     match fetch(&cx, &request.group_id, topics_by_name(request.topics.as_deref())?)? {
         Ok(fetched) => {
             response.topics =

@@ -14,6 +14,7 @@ use crate::error_map;
 use crate::group::SyncGroup;
 
 pub async fn handle(cx: RequestContext, request: SyncGroupRequest) -> Result<SyncGroupResponse, Close> {
+    cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
     let assignments = request.assignments.iter().map(|assigned| {
         // Copied: it lives as long as the member.
         Ok((owned(&assigned.member_id)?, Bytes::copy_from_slice(&assigned.assignment)))

@@ -211,6 +211,43 @@ async fn only_the_leader_of_the_partition_answers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_wait_a_little_for_a_partition_that_is_being_loaded() {
+    let log = Arc::new(MemoryLog::default());
+    let groups = coordinator(&log);
+    let began = Instant::now();
+    groups.await_loaded(["g"]).await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "nothing is loading");
+
+    *log.is_unreadable.lock() = true;
+    groups.become_leader(0, LeaderEpoch(3));
+    groups.await_loaded(["g", "h"]).await;
+    assert_eq!(began.elapsed(), LOADED_WAIT_MAX, "one limit for all groups of a request");
+    assert_eq!(groups.fetch_offsets(&fetch("g")), Err(GroupError::CoordinatorLoadInProgress));
+
+    // Loaded within the time; and those who wait are let go when the leadership is lost.
+    let waiting = tokio::spawn({
+        let groups = Arc::clone(&groups);
+        async move { groups.await_loaded(["g"]).await }
+    });
+    tokio::task::yield_now().await;
+    *log.is_unreadable.lock() = false;
+    waiting.await.unwrap();
+    assert!(groups.fetch_offsets(&fetch("g")).is_ok());
+
+    *log.is_unreadable.lock() = true;
+    groups.become_leader(0, LeaderEpoch(4));
+    let began = Instant::now();
+    let waiting = tokio::spawn({
+        let groups = Arc::clone(&groups);
+        async move { groups.await_all_loaded().await }
+    });
+    tokio::task::yield_now().await;
+    groups.become_follower(0);
+    waiting.await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_answered_is_there_after_a_restart() {
     let log = Arc::new(MemoryLog::default());
     let groups = leading(&log, 1).await;

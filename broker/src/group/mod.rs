@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use ottla_batch::{Codec, LeaderEpoch};
 use ottla_raft::{BrokerId, Image, Metadata};
 use parking_lot::RwLock;
@@ -52,6 +54,9 @@ use state::Token;
 /// Between attempts to read a partition, doubling from the first to the second.
 const LOAD_RETRY_MIN: Duration = Duration::from_millis(10);
 const LOAD_RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a request waits for its partition to be loaded, or the node for the broker's leaderships to be known here.
+/// Longer than an ordinary start takes, shorter than any client's patience.
+const LOADED_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Coordinates the groups whose `__consumer_offsets` partition this broker leads. One per broker.
 pub struct GroupCoordinator {
@@ -67,6 +72,8 @@ pub struct GroupCoordinator {
     /// When `run` wakes for timers, milliseconds since `started`; a step that arms an earlier one tells `wake`.
     wake_ms: AtomicU64,
     wake: Notify,
+    /// Offset of the newest image whose leaderships are in force here.
+    followed: tokio::sync::watch::Sender<u64>,
     stop: tokio::sync::watch::Sender<bool>,
 }
 
@@ -98,12 +105,34 @@ impl GroupCoordinator {
             started: Instant::now(),
             wake_ms: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
+            followed: tokio::sync::watch::Sender::new(0),
             stop: tokio::sync::watch::Sender::new(false),
             config,
         })
     }
 
     // ---- what handlers ask
+
+    /// Holds a request until the partitions of its groups are loaded, for a short time at most: COORDINATOR_LOAD_IN_PROGRESS
+    /// is Kafka's answer while they are not, but clients make noise about it (KafkaJS logs a crash), and in an ordinary
+    /// start it is a matter of milliseconds. Whether they are loaded then is for the request itself to find out.
+    pub fn await_loaded<'a>(&self, group_ids: impl IntoIterator<Item = &'a str>) -> BoxFuture<'static, ()> {
+        let loading = |group_id| self.shard(group_id).ok().filter(|shard| shard.is_loading());
+        // Boxed: a future that named the type of the iterator could not be sent between threads (rust-lang/rust#100013).
+        await_shards(group_ids.into_iter().filter_map(loading).collect()).boxed()
+    }
+
+    /// As [`GroupCoordinator::await_loaded`], for all groups of this broker.
+    pub fn await_all_loaded(&self) -> BoxFuture<'static, ()> {
+        await_shards(self.all_shards()).boxed()
+    }
+
+    /// Holds an answer that names this broker as a coordinator until it knows that it is one.
+    pub async fn await_followed(&self, metadata_offset: u64) {
+        let mut followed = self.followed.subscribe();
+        let reached = followed.wait_for(|followed| *followed >= metadata_offset);
+        let _ = tokio::time::timeout(LOADED_WAIT_MAX, reached).await;
+    }
 
     pub async fn join_group(
         self: &Arc<Self>,
@@ -405,6 +434,7 @@ impl GroupCoordinator {
                     }
                     let image = metadata.image();
                     self.follow(&image, seen.as_deref(), broker);
+                    self.followed.send_replace(image.last_offset);
                     seen = Some(image);
                 }
                 _ = self.wake.notified() => {}
@@ -497,6 +527,7 @@ impl GroupCoordinator {
                     return;
                 }
                 core.dismiss(Status::Closed, GroupError::NotCoordinator);
+                held.tell_loaded();
             }
             let shard = Shard::new(partition, leader_epoch, self.rules.clone());
             shards.insert(partition, Arc::clone(&shard));
@@ -509,6 +540,7 @@ impl GroupCoordinator {
     pub fn become_follower(&self, partition: i32) {
         if let Some(shard) = self.shards.write().remove(&partition) {
             shard.core.lock().dismiss(Status::Closed, GroupError::NotCoordinator);
+            shard.tell_loaded();
         }
     }
 
@@ -564,6 +596,8 @@ impl GroupCoordinator {
         core.status = Status::Active;
         effects.into_iter().for_each(|effects| core.perform(effects));
         self.after_step(shard, &mut core);
+        drop(core);
+        shard.tell_loaded();
     }
 
     /// Answers all parked requests with NOT_COORDINATOR and ends `run`.
@@ -572,8 +606,19 @@ impl GroupCoordinator {
         let shards = std::mem::take(&mut *self.shards.write());
         for shard in shards.into_values() {
             shard.core.lock().dismiss(Status::Closed, GroupError::NotCoordinator);
+            shard.tell_loaded();
         }
     }
+}
+
+/// All of them within one limit.
+async fn await_shards(shards: Vec<Arc<Shard>>) {
+    let loaded = async {
+        for shard in shards {
+            shard.await_loaded().await;
+        }
+    };
+    let _ = tokio::time::timeout(LOADED_WAIT_MAX, loaded).await;
 }
 
 async fn wait(asked: Result<oneshot::Receiver<Answer>, GroupError>) -> Result<Answer, GroupError> {

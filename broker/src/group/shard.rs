@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ottla_batch::{BatchBuilder, BatchOptions, Codec, LeaderEpoch, TimestampMs};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::decide::{Answer, Effects, Now, Rules, Write};
 use super::machine::Machine;
@@ -33,6 +33,8 @@ const BATCH_OVERHEAD_BYTES: usize = 128;
 pub struct Shard {
     pub partition: i32,
     pub core: Mutex<Core>,
+    /// Tells those in `await_loaded` that the shard is loading no longer.
+    loaded: Notify,
 }
 
 pub struct Core {
@@ -92,7 +94,26 @@ impl Shard {
             is_writing: false,
             next_token: 0,
         };
-        Arc::new(Shard { partition, core: Mutex::new(core) })
+        Arc::new(Shard { partition, core: Mutex::new(core), loaded: Notify::new() })
+    }
+
+    pub fn is_loading(&self) -> bool {
+        self.core.lock().status == Status::Loading
+    }
+
+    /// Resolves when the shard answers, or never will.
+    pub async fn await_loaded(&self) {
+        let mut loaded = std::pin::pin!(self.loaded.notified());
+        // ORDER: listen before looking, or a change between the look and the wait is missed.
+        loaded.as_mut().enable();
+        if self.is_loading() {
+            loaded.await;
+        }
+    }
+
+    /// After every change of the status from loading to another.
+    pub fn tell_loaded(&self) {
+        self.loaded.notify_waiters();
     }
 }
 

@@ -186,6 +186,8 @@ async fn accept(
     drop(bound);
     let drained = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
+    // Those that did not end hold the broker: nobody may go on with it while the logs are closed.
+    connections.shutdown().await;
 }
 
 fn prepare(stream: &TcpStream, broker: &Broker) -> io::Result<()> {

@@ -332,13 +332,27 @@ impl ReplicaManager {
         }
         // ORDER: removals first, or a topic created again by the same name would find the old one's directories.
         for topic_id in &gone {
+            if let Some(topic) = before.topic_by_id(*topic_id) {
+                tracing::info!(topic = %topic.name, id = %topic_id, "topic deleted");
+            }
             self.remove_topic(*topic_id);
         }
         self.directory.change(Vec::new(), &gone);
 
         self.set_strays_aside(&mut applied, &image);
         let mut wanted = Vec::new();
+        let is_first = before.topics.is_empty() && before.last_offset == 0;
         for (old, topic) in touched {
+            let partitions = topic.partitions.len();
+            match old {
+                // What was there at the start is counted, not listed.
+                None if is_first => {}
+                None => tracing::info!(topic = %topic.name, id = %topic.id, partitions, "topic created"),
+                Some(old) if old.partitions.len() < partitions => {
+                    tracing::info!(topic = %topic.name, partitions, "partitions added");
+                }
+                Some(_) => {}
+            }
             let known = self.directory.by_id(topic.id);
             let mut settings: Option<Arc<TopicSettings>> = None;
             for (partition, state) in topic.partitions.iter().enumerate() {
@@ -545,8 +559,8 @@ impl ReplicaManager {
         }
     }
 
-    /// Controlled end: nothing more is applied or appended, everything is synced, and the directories are marked clean.
-    /// The network must have stopped before.
+    /// Controlled end: nothing more is applied or appended, everything is synced, and the directories are marked clean and
+    /// free for the next owner. The network must have stopped before.
     pub async fn shutdown(self: &Arc<ReplicaManager>) {
         let manager = Arc::clone(self);
         if let Err(error) = tokio::task::spawn_blocking(move || manager.stop()).await {
@@ -576,12 +590,11 @@ impl ReplicaManager {
         }
         self.write_checkpoints();
         for (dir, clean) in self.dirs.iter().zip(clean) {
-            if !clean {
-                continue;
-            }
-            if let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
+            if clean && let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
                 tracing::error!(path = %dir.log_dir.path().display(), %error, "no clean shutdown marker");
             }
+            // Here and not when the last handle of the manager is dropped, which a task that ends later may hold.
+            dir.log_dir.release();
         }
     }
 

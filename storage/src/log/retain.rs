@@ -183,7 +183,6 @@ impl Log {
                 break;
             }
             deleted.segments.push((segment.base_offset, segment.size, reason));
-            tracing::info!(dir = %self.dir.display(), base_offset = %segment.base_offset, ?reason, "segment deleted");
             removed += 1;
         }
         self.segments.drain(..removed);
