@@ -249,6 +249,8 @@ pub fn group(error: GroupError) -> ResponseError {
         GroupError::OffsetMetadataTooLarge => ResponseError::OffsetMetadataTooLarge,
         GroupError::InvalidCommitOffsetSize => ResponseError::InvalidCommitOffsetSize,
         // No error of SyncGroup says it; Kafka answers the same.
-        GroupError::AssignmentTooLarge => ResponseError::UnknownServerError,
+        GroupError::AssignmentTooLarge | GroupError::SubscriptionTooLarge => {
+            ResponseError::UnknownServerError
+        }
     }
 }

@@ -5,6 +5,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
@@ -16,7 +17,7 @@ def parse_arguments():
     parser.add_argument("--bootstrap-server", default="127.0.0.1:9092")
     parser.add_argument("--group", help="read as a member of this group, from where the group left off")
     parser.add_argument("--from", dest="start", choices=["beginning", "end"], default="beginning",
-                        help="where to start if the group (or nobody) has read here before")
+                        help="where to start when the group has not read here before, or without a group")
     parser.add_argument("--max", type=int, help="stop after so many rows")
     parser.add_argument("--idle", type=float, metavar="SECONDS", help="stop when nothing came for so long")
     return parser.parse_args()
@@ -32,7 +33,6 @@ def main():
     signal.signal(signal.SIGTERM, interrupt)
     try:
         consumer = KafkaConsumer(
-            arguments.topic,
             bootstrap_servers=arguments.bootstrap_server.split(","),
             group_id=arguments.group,
             auto_offset_reset="earliest" if arguments.start == "beginning" else "latest",
@@ -43,6 +43,11 @@ def main():
 
     count = 0
     try:
+        # kafka-python 3 may come to lead the group before it knows a topic that is new, and then assigns nothing. So the
+        # topic is asked for first, which also creates it where brokers do that.
+        while not consumer.partitions_for_topic(arguments.topic):
+            time.sleep(0.2)
+        consumer.subscribe([arguments.topic])
         for message in consumer:
             row = json.loads(message.value)
             print(f"{message.partition}:{message.offset} {message.key.decode()} {json.dumps(row)}", flush=True)

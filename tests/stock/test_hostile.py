@@ -28,7 +28,7 @@ JOIN_GROUP, CREATE_TOPICS, DELETE_RECORDS, INIT_PRODUCER_ID, CREATE_PARTITIONS =
 
 NONE, OFFSET_OUT_OF_RANGE, CORRUPT_MESSAGE, UNKNOWN_TOPIC_OR_PARTITION = 0, 1, 2, 3
 MESSAGE_TOO_LARGE, INVALID_TOPIC, INVALID_REQUIRED_ACKS, INVALID_PARTITIONS = 10, 17, 21, 37
-INVALID_REPLICATION_FACTOR, UNSUPPORTED_FOR_MESSAGE_FORMAT, OUT_OF_ORDER_SEQUENCE = 38, 43, 45
+INVALID_REPLICATION_FACTOR, POLICY_VIOLATION, OUT_OF_ORDER_SEQUENCE = 38, 44, 45
 MEMBER_ID_REQUIRED, INVALID_RECORD = 79, 87
 
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -260,7 +260,7 @@ def test_batches_that_are_not_what_they_say(node):
             (CORRUPT_MESSAGE, good[:40]),
             (CORRUPT_MESSAGE, struct.pack(">qi", 0, 2**31 - 1) + good[12:]),
             (CORRUPT_MESSAGE, struct.pack(">qi", 0, -1) + good[12:]),
-            (UNSUPPORTED_FOR_MESSAGE_FORMAT, batch([record(0, b"x")], magic=1)),
+            (INVALID_RECORD, batch([record(0, b"x")], magic=1)),
             (INVALID_RECORD, batch([record(0, b"x"), record(7, b"y")])),
             (INVALID_RECORD, batch([record(0, b"x")], last_delta=2**31 - 1)),
             (INVALID_RECORD, batch([record(0, b"x")], count=2**31 - 1, last_delta=2**31 - 2)),
@@ -361,7 +361,7 @@ def test_fetches_and_offsets_of_what_is_not_there(node):
             assert client.fetch({"t": [(0, offset)]}) == (NONE, [OFFSET_OUT_OF_RANGE])
         assert client.fetch({"t": [(-1, 0)], "..": [(0, 0)], "no/where": [(0, 0)]}) == (NONE, [UNKNOWN_TOPIC_OR_PARTITION] * 3)
         assert client.fetch({"t": [(0, 2)]}, max_wait_ms=-(2**31)) == (NONE, [OFFSET_OUT_OF_RANGE])
-        many = 100_000
+        many = 20_000
         error, errors = client.fetch({"nowhere": [(partition, 0) for partition in range(many)]})
         assert (error, errors) == (NONE, [UNKNOWN_TOPIC_OR_PARTITION] * many)
         # The same partition over and over brings its records once or a few times, not a million times.
@@ -392,9 +392,9 @@ def test_topics_that_nobody_should_create(node):
             assert client.create(("p", 1), replication=replication) == {"p": INVALID_REPLICATION_FACTOR}
         with Bystander(node) as bystander:
             for partitions in (100_000, 2**31 - 1):
-                assert client.create(("p", partitions))["p"] not in (NONE, -1)
+                assert client.create(("p", partitions)) == {"p": POLICY_VIOLATION}
             errors = client.create(*((f"flood-{number}", 1) for number in range(100_000)))
-            assert NONE not in errors.values() and -1 not in errors.values()
+            assert len(errors) == 100_000 and set(errors.values()) == {POLICY_VIOLATION}
             grow = string("t") + struct.pack(">i", 2**31 - 1) + struct.pack(">i", -1)
             answer = client.call(CREATE_PARTITIONS, 1, array([grow]) + struct.pack(">ib", 10_000, 0))
             answer.take("ii"), answer.string()

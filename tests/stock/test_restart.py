@@ -53,6 +53,21 @@ def read(broker, topic: str, count: int) -> list[str]:
     return values
 
 
+def test_deleted_records_stay_deleted(start_broker, restart, broker_kind, request):
+    if broker_kind == "kafka" and "kill-9" in request.node.name:
+        pytest.skip("Kafka writes where its logs start once a minute")
+    broker = start_broker()
+    topic = create_topic(broker, "trimmed")
+    produce(producer_for(broker), topic, range(10))
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    (deleted,) = admin.delete_records([TopicPartition(topic, 0, 6)]).values()
+    assert deleted.result(30).low_watermark == 6
+    restart(broker)
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "trimmed-reader"})
+    assert consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=30) == (6, 10)
+    consumer.close()
+
+
 def test_records_topics_configs_and_offsets_survive(start_broker, restart):
     broker = start_broker()
     topic = create_topic(broker, "kept", partitions=3, retention_ms=99_000_000)

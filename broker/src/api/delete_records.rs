@@ -68,13 +68,15 @@ fn delete(
     if upto > replica.high_watermark() {
         return Err(ResponseError::OffsetOutOfRange);
     }
-    if upto <= replica.log_start_offset() {
-        return Ok(replica.log_start_offset());
-    }
-    let start = replica.delete_records(upto).map_err(|error| {
-        tracing::error!(topic, partition, %error, "DeleteRecords failed");
-        error_map::log_change(&error)
-    })?;
+    let start = match replica.log_start_offset() {
+        start if upto < start => return Ok(start),
+        // Asked for before: perhaps by a request that is still on its way to the disk, so this one goes there too.
+        start if upto == start => start,
+        _ => replica.delete_records(upto).map_err(|error| {
+            tracing::error!(topic, partition, %error, "DeleteRecords failed");
+            error_map::log_change(&error)
+        })?,
+    };
     replicas.log_dir_of(&replica).write_checkpoints().map_err(|error| {
         tracing::error!(topic, partition, %error, "the log start offset can't be made durable");
         ResponseError::KafkaStorageError

@@ -409,6 +409,20 @@ async fn a_group_forms_on_the_coordinators_own_timers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subscription_that_the_log_cannot_take_is_refused_at_once() {
+    let groups = leading(&Arc::new(MemoryLog::default()), 3).await;
+    let mut request = join("");
+    request.protocols[0].metadata = vec![0; 4_097].into();
+    let refused = groups.join_group(request.clone(), MemberIdSuffix(Uuid::from_u128(1))).await.unwrap_err();
+    assert_eq!(refused.error, GroupError::SubscriptionTooLarge);
+    assert_eq!(groups.list_groups(), Ok(vec![]));
+    request.protocols[0].metadata = vec![0; 4_096].into();
+    request.member_id_rule = MemberIdRule::Require;
+    let refused = groups.join_group(request, MemberIdSuffix(Uuid::from_u128(1))).await.unwrap_err();
+    assert_eq!(refused.error, GroupError::MemberIdRequired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn parked_requests_are_answered_when_the_leadership_goes() {
     let log = Arc::new(MemoryLog::default());
     let groups = leading(&log, 1).await;

@@ -140,6 +140,11 @@ impl GroupCoordinator {
         suffix: MemberIdSuffix,
     ) -> Result<Joined, JoinRefused> {
         let refused = |error| JoinRefused { error, member_id: request.member_id.clone() };
+        // The log could never take it; and until it had to, it would lie in memory for as long as the member's session.
+        let subscribed: usize = request.protocols.iter().map(|protocol| protocol.metadata.len()).sum();
+        if subscribed > self.log.batch_bytes_max() {
+            return Err(refused(GroupError::SubscriptionTooLarge));
+        }
         let asked = self.ask(&request.group_id, Kind::Join, |core, now, token| {
             core.check_backlog()?;
             Ok(core.machine.join(now, token, &request, suffix))

@@ -50,6 +50,8 @@ pub enum GroupError {
     InvalidCommitOffsetSize,
     #[error("the assignment does not fit into one batch of __consumer_offsets")]
     AssignmentTooLarge,
+    #[error("the member's subscription does not fit into one batch of __consumer_offsets")]
+    SubscriptionTooLarge,
 }
 
 /// A member that wants to be in the next generation.

@@ -13,7 +13,7 @@ const OTHER_REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Bytes asked of the socket at a time while no frame says how much is to come: adapts between these two.
 const READ_AHEAD_BYTES_MIN: usize = 16 << 10;
 const READ_AHEAD_BYTES_MAX: usize = 1 << 20;
-/// A frame longer than this gets its memory as it arrives, so that a claimed length alone costs nothing.
+/// The most that is reserved at a time, whatever length a frame claims.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// Length, API key, version and correlation id: what is needed to judge a frame before it is read.
 const PREFIX_BYTES: usize = 12;
@@ -59,11 +59,15 @@ impl FrameReader {
         }
     }
 
-    /// The buffer to read into next, with room for the rest of a frame that has begun. The memory of frames that are
-    /// done with is used again.
+    /// The buffer to read into next. A frame that has begun gets room for its rest as far as this connection has shown that
+    /// it sends such frames (a claimed length alone costs nothing), and otherwise as much again as has come of it. The
+    /// memory of frames that are done with is used again.
     pub fn room(&mut self) -> &mut BytesMut {
         let want = match self.frame_bytes() {
-            Some(bytes) => (4 + bytes).saturating_sub(self.buffer.len()).clamp(1, RESERVE_BYTES_MAX),
+            Some(bytes) => {
+                let rest = (4 + bytes).saturating_sub(self.buffer.len());
+                rest.min(self.read_ahead.max(self.buffer.len())).clamp(1, RESERVE_BYTES_MAX)
+            }
             None => self.read_ahead,
         };
         if self.buffer.capacity() - self.buffer.len() < want {
@@ -190,4 +194,58 @@ fn unsigned_varint(body: &mut Bytes) -> Result<usize, Close> {
         }
     }
     Err(Close::new("malformed request header"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME_BYTES: usize = 90 << 20;
+
+    fn receive(frames: &mut FrameReader, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = frames.room();
+            let part = rest.len().min(room.capacity() - room.len());
+            room.extend_from_slice(&rest[..part]);
+            frames.on_read(part);
+            rest = &rest[part..];
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_alone_costs_nothing() {
+        let mut frames = FrameReader::new(100 << 20);
+        let mut begun = (FRAME_BYTES as i32).to_be_bytes().to_vec();
+        begun.extend([0, ApiKey::Produce as u8, 0, 9, 0, 0, 0, 1, 0]);
+        receive(&mut frames, &begun);
+        assert!(matches!(frames.take().unwrap(), Taken::Incomplete));
+        assert!(frames.room().capacity() <= 2 * READ_AHEAD_BYTES_MIN);
+        // With what comes grows what is reserved, in few steps.
+        let mut steps = 0;
+        while frames.buffered() < FRAME_BYTES {
+            let room = frames.room();
+            let part = room.capacity() - room.len();
+            room.resize(room.len() + part, 0);
+            frames.on_read(part);
+            assert!(frames.room().capacity() <= 4 * frames.buffered() + RESERVE_BYTES_MAX);
+            steps += 1;
+        }
+        assert!(steps < 120, "{steps}");
+    }
+
+    #[test]
+    fn a_connection_that_sends_large_frames_gets_their_room_at_once() {
+        let mut frames = FrameReader::new(100 << 20);
+        let length = 900_000;
+        let mut frame = (length as i32).to_be_bytes().to_vec();
+        frame.extend([0, ApiKey::Produce as u8, 0, 9, 0, 0, 0, 1, 0xff, 0xff, 0]);
+        frame.resize(4 + length, 0);
+        receive(&mut frames, &frame);
+        assert!(matches!(frames.take().unwrap(), Taken::Request(_)));
+        receive(&mut frames, &frame[..20]);
+        assert!(matches!(frames.take().unwrap(), Taken::Incomplete));
+        let room = frames.room();
+        assert!(room.capacity() - room.len() >= length - 20);
+    }
 }

@@ -296,6 +296,8 @@ async fn reset_offsets(
     }
     table.write(out)?;
     if !execute {
+        // The note belongs below the table when both go to a terminal.
+        out.flush()?;
         eprintln!("nothing was changed; --execute does it");
     }
     Ok(())

@@ -24,6 +24,10 @@ pub(super) fn decide(request: &CreateTopics, draft: &mut Draft<'_>) -> Vec<Creat
     for topic in &request.topics {
         *seen.entry(&topic.name).or_default() += 1;
     }
+    // As Kafka: a request of which only a part would fit is refused as a whole, before anything is placed.
+    let records: usize =
+        request.topics.iter().map(|topic| records_of(topic, draft)).fold(0, usize::saturating_add);
+    let fits = draft.room_for(records);
     let mut answered = BTreeSet::new();
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
@@ -32,8 +36,10 @@ pub(super) fn decide(request: &CreateTopics, draft: &mut Draft<'_>) -> Vec<Creat
         }
         let result = if seen[topic.name.as_str()] > 1 {
             Err(CreateTopicError::InvalidRequest("the request names this topic more than once".into()))
-        } else {
+        } else if fits {
             create(topic, draft)
+        } else {
+            Err(too_large())
         };
         results.push(CreateTopicResult { name: topic.name.clone(), result });
     }
@@ -44,6 +50,24 @@ pub(super) fn decide(request: &CreateTopics, draft: &mut Draft<'_>) -> Vec<Creat
         }
     }
     results
+}
+
+/// What creating the topic writes at least, if it is not refused.
+fn records_of(topic: &NewTopic, draft: &Draft<'_>) -> usize {
+    let partitions = match topic.partitions {
+        _ if !topic.assignments.is_empty() => topic.assignments.len(),
+        -1 => usize::try_from(draft.context.topic_defaults.partitions).unwrap_or(0),
+        // A negative number is refused for what it is.
+        given => usize::try_from(given).unwrap_or(0),
+    };
+    partitions.saturating_add(topic.configs.len()).saturating_add(1)
+}
+
+fn too_large() -> CreateTopicError {
+    CreateTopicError::LimitReached(format!(
+        "the request is too large: it may write {} records",
+        super::RECORDS_PER_REQUEST_MAX
+    ))
 }
 
 fn create(topic: &NewTopic, draft: &mut Draft<'_>) -> Result<CreatedTopic, CreateTopicError> {
@@ -150,10 +174,7 @@ fn check_configs(topic: &NewTopic, draft: &Draft<'_>) -> Result<(), CreateTopicE
 
 fn check_room(draft: &Draft<'_>, partitions: usize, configs: usize) -> Result<(), CreateTopicError> {
     if !draft.room_for(partitions.saturating_add(configs).saturating_add(1)) {
-        return Err(CreateTopicError::LimitReached(format!(
-            "the request is too large: it may write {} records",
-            super::RECORDS_PER_REQUEST_MAX
-        )));
+        return Err(too_large());
     }
     if draft.image.partition_count.saturating_add(partitions) > PARTITIONS_MAX {
         return Err(CreateTopicError::LimitReached(format!(

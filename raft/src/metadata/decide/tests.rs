@@ -274,6 +274,25 @@ fn topic_counts() {
 }
 
 #[test]
+fn a_request_for_too_many_topics_is_refused_as_a_whole() {
+    let cluster = Cluster::of(1);
+    let ask = |count: usize| {
+        let topics = (0..count).map(|number| topic(&format!("t{number}"), 1, 1)).collect();
+        let decided = cluster.decide(CreateTopics { topics, validate_only: false });
+        let Response::CreateTopics(results) = decided.response else { panic!("{:?}", decided.response) };
+        (decided.records.len(), results)
+    };
+    let (records, results) = ask(RECORDS_PER_REQUEST_MAX / 2);
+    assert!(results.iter().all(|topic| topic.result.is_ok()));
+    assert_eq!(records, RECORDS_PER_REQUEST_MAX);
+    let (records, results) = ask(RECORDS_PER_REQUEST_MAX / 2 + 1);
+    assert_eq!((records, results.len()), (0, RECORDS_PER_REQUEST_MAX / 2 + 1));
+    let refused =
+        |result: &Result<_, CreateTopicError>| matches!(result, Err(CreateTopicError::LimitReached(_)));
+    assert!(results.iter().all(|topic| refused(&topic.result)));
+}
+
+#[test]
 fn partitions_of_the_cluster_are_bounded() {
     let mut cluster = Cluster::of(1);
     cluster.image.partition_count = PARTITIONS_MAX - 1;
