@@ -83,20 +83,22 @@ def batch(records, count=None, codec=0, magic=2, last_delta=None, producer=(-1, 
 
 class Reader:
     def __init__(self, answer):
-        self.answer = answer
+        self.answer, self.position = answer, 0
 
     def take(self, layout):
-        size = struct.calcsize(">" + layout)
-        values = struct.unpack(">" + layout, self.answer[:size])
-        self.answer = self.answer[size:]
+        values = struct.unpack_from(">" + layout, self.answer, self.position)
+        self.skip(struct.calcsize(">" + layout))
         return values[0] if len(values) == 1 else values
 
     def string(self):
         length = self.take("h")
         if length < 0:
             return None
-        text, self.answer = self.answer[:length], self.answer[length:]
-        return text.decode()
+        self.skip(length)
+        return self.answer[self.position - length : self.position].decode()
+
+    def skip(self, size):
+        self.position += size
 
 
 class Closed(Exception):
@@ -164,7 +166,7 @@ class Client:
             for _ in range(answer.take("i")):
                 _, one, _, _, _, aborted, _, length = answer.take("ihqqqiii")
                 assert aborted <= 0
-                answer.answer = answer.answer[max(length, 0):]
+                answer.skip(max(length, 0))
                 errors.append(one)
         return error, errors
 
@@ -195,7 +197,8 @@ def only_ottla(broker_kind):
 @pytest.fixture
 def node(start_broker):
     """A node with a topic `t`, which must be as well after the test as before."""
-    broker = start_broker()
+    # A thousand connections at once do not wait for each other's handshake.
+    broker = start_broker({"socket.listen.backlog.size": "2000"})
     with Client(broker) as client:
         assert client.create(("t", 1)) == {"t": NONE}
         assert client.produce("t", batch([record(0, b"before")])) == (NONE, 0)
@@ -301,7 +304,8 @@ def test_sequences_out_of_order(node):
 
 def bomb(codec, zeros_mib):
     """One record of so many MiB of zeros, compressed by repeating what a MiB compresses to."""
-    size = zeros_mib * MIB
+    # The last zero stands for the record's count of headers.
+    size = zeros_mib * MIB - 1
     head = b"\0" + varint(0) + varint(0) + varint(-1) + varint(size)
     head = varint(len(head) + size + 1) + head
     zeros = bytes(MIB)
@@ -310,7 +314,11 @@ def bomb(codec, zeros_mib):
             squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
             return squeeze.compress(part) + squeeze.flush(zlib.Z_FULL_FLUSH)
 
-        return gzip.compress(b"")[:10] + deflated(head) + deflated(zeros) * zeros_mib
+        crc = zlib.crc32(head)
+        for _ in range(zeros_mib):
+            crc = zlib.crc32(zeros, crc)
+        end = b"\3\0" + struct.pack("<II", crc, len(head) + size + 1)
+        return gzip.compress(b"")[:10] + deflated(head) + deflated(zeros) * zeros_mib + end
     if codec == "snappy":
         def block(part):
             return data(snappy.compress(part))
@@ -332,9 +340,9 @@ def bomb(codec, zeros_mib):
 def test_zip_bombs_of_every_codec(node):
     with Client(node) as client:
         assert client.create(("bombs", 1, {"max.message.bytes": str(64 * MIB)})) == {"bombs": NONE}
-        # Small enough to be taken for what it is: the bombs are well made, and it is their size that is refused.
-        for codec, number in CODECS.items():
-            assert client.produce("bombs", batch(bomb(codec, 4), count=1, codec=number))[0] in (NONE, CORRUPT_MESSAGE, INVALID_RECORD)
+        # The bombs are well made: it is their size alone that is refused.
+        for offset, (codec, number) in enumerate(CODECS.items()):
+            assert client.produce("bombs", batch(bomb(codec, 4), count=1, codec=number)) == (NONE, offset), codec
     bombs = {codec: batch(bomb(codec, 400), count=1, codec=number) for codec, number in CODECS.items()}
     answers = []
 
@@ -403,7 +411,7 @@ def test_topics_that_nobody_should_create(node):
         # Asking after a topic of a bad name creates none either.
         for name in bad_names:
             answer = client.call(METADATA, 4, array([string(name)]) + b"\1")
-            assert name.encode() in answer.answer or not name
+            assert struct.pack(">h", INVALID_TOPIC) + string(name) in answer.answer
     directories = {path.name for path in node.data_dir.iterdir() if path.is_dir()}
     assert {name for name in directories if name[0] not in "_."} <= {"t-0", "metadata"}, directories
 
