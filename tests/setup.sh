@@ -107,9 +107,10 @@ if command_from_apt node nodejs "the KafkaJS tests are skipped" &&
 fi
 if command_from_apt java default-jre-headless "all tests with Kafka's own tools are skipped" &&
   command_from_apt mvn maven "all tests with Kafka's own tools are skipped"; then
+  command_from_apt javac default-jdk-headless "the tests with clients of Kafka that come without tools are skipped"
   for pom in "$here"/setup/java/*/pom.xml; do
     version=$(basename "$(dirname "$pom")")
-    part "java-$version" "$(hash_of "$pom")" "the tests with the tools of Kafka $version are skipped" install_java "$version"
+    part "java-$version" "$(hash_of "$pom")" "the tests with Kafka $version are skipped" install_java "$version"
   done
 fi
 

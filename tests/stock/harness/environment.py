@@ -13,6 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 ENVIRONMENT = Path(os.environ.get("OTTLA_TEST_ENV") or REPOSITORY / ".test-env").resolve()
 
 KAFKA_VERSIONS = ["3.3.1", "3.9.0", "4.3.1"]
+# Clients that come without tools.
+KAFKA_CLIENTS_VERSIONS = ["4.4.0"]
 # The generation that runs as the broker with `--broker kafka`.
 KAFKA_BROKER_VERSION = "3.9.0"
 
@@ -37,6 +39,15 @@ def java_jars(version: str) -> Path:
     program("java")
     if not (jars / f"kafka-tools-{version}.jar").exists():
         missing(f"Kafka {version}")
+    return jars
+
+
+def client_jars(version: str) -> Path:
+    """For programs that are run from their source, which takes a JDK."""
+    jars = ENVIRONMENT / "java" / version
+    program("javac")
+    if not (jars / f"kafka-clients-{version}.jar").exists():
+        missing(f"kafka-clients {version}")
     return jars
 
 
