@@ -5,7 +5,7 @@
 #   tests/setup.sh --check    install nothing; report what is missing
 #
 # Everything goes to .test-env/ beside this repository's Cargo.toml (git-ignored), or to $OTTLA_TEST_ENV, which several
-# clones may share. Only kcat, e2fsprogs and a missing JDK, Maven or Node come from apt, and only when run by root.
+# clones may share. Only kcat, e2fsprogs, strace and a missing JDK, Maven or Node come from apt, and only when run by root.
 # Each part leaves a stamp with the hash of what it was made from, so a changed version is installed again.
 # What can't be installed is named together with the tests it stops, and the exit code is 1;
 # OTTLA_TEST_ALLOW_MISSING=1 makes it 0, and the tests then skip those parts and say so.
@@ -94,6 +94,7 @@ install_java() { # VERSION
 
 command_from_apt kcat kcat "the kcat tests are skipped"
 command_from_apt mkfs.ext4 e2fsprogs "the power-cut tests are skipped"
+command_from_apt strace strace "the tests with failing syncs are skipped"
 if command_from_apt python3 python3-venv "all tests in tests/stock are skipped"; then
   part python "$(hash_of "$here/setup/python/requirements.txt")" \
     "nothing in tests/stock can run" install_venv python "$here/setup/python/requirements.txt"
