@@ -40,6 +40,8 @@ def main():
         )
     except KafkaError as error:
         sys.exit(f"could not connect to {arguments.bootstrap_server}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     count = 0
     try:

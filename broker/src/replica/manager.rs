@@ -12,11 +12,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imbl::ordmap::DiffItem;
 use ottla_batch::LeaderEpoch;
 use ottla_raft::{BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
+use ottla_storage::log::LastShutdown;
 use ottla_storage::logdir::LogDir;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -161,10 +162,24 @@ impl ReplicaManager {
         });
         let mut changes = metadata.changes();
         changes.mark_unchanged();
+        let began = Instant::now();
         Arc::clone(&manager).apply_newest().await;
+        manager.tell_recovery(began.elapsed());
         manager.maintenance.start(&manager).map_err(StartError::Thread)?;
         tokio::spawn(follow(Arc::downgrade(&manager), changes));
         Ok(manager)
+    }
+
+    /// An operator who finds a slow start wants to know why.
+    fn tell_recovery(&self, elapsed: Duration) {
+        for dir in &self.dirs {
+            let logs = dir.replicas.load(Ordering::Relaxed);
+            if dir.log_dir.last_shutdown() == LastShutdown::Unclean && logs > 0 {
+                let path = dir.log_dir.path().display();
+                let elapsed_ms = elapsed.as_millis() as u64;
+                tracing::info!(%path, logs, elapsed_ms, "the last shutdown was not clean: logs are recovered");
+            }
+        }
     }
 
     /// False once the manager was shut down.

@@ -226,7 +226,7 @@ impl Log {
                 let rest: Vec<_> = self.segments.drain(index..).collect();
                 // ORDER: from the end, so that a crash in between leaves the same hole to be found.
                 for segment in rest.iter().rev() {
-                    tracing::warn!(log = ?segment.files.log, "a segment after a torn one is removed");
+                    tracing::warn!(log = %segment.files.log.path().display(), "a segment after a torn one is removed");
                     segment
                         .files
                         .handles()

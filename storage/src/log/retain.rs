@@ -210,7 +210,6 @@ impl Log {
     pub(super) fn rebuild_indexes(&mut self, index: usize) -> Result<(), ChangeError> {
         let interval = self.config.index_interval_bytes;
         let segment = &mut self.segments[index];
-        tracing::warn!(log = ?segment.files.log, "rebuilding indexes");
         let size = segment.size;
         let files = std::sync::Arc::clone(&segment.files);
         let rebuilt = (|| {
@@ -222,11 +221,20 @@ impl Log {
                 segment.on_appended(&batch.header, interval)?;
             }
             segment.seal_time_index()?;
-            files.flush_indexes()
+            files.flush_indexes()?;
+            files.offset_index.size_in_bytes()
         })();
         segment.size = size;
         segment.forget_tail();
-        rebuilt.map_err(|error: io::Error| self.change_error(error))
+        // A segment of a batch or two has no entries, and so no file, however large it is: nothing was missing then.
+        match rebuilt {
+            Ok(0) => tracing::debug!(log = %files.log.path().display(), "a segment needs no offset index"),
+            Ok(_) => {
+                tracing::warn!(log = %files.log.path().display(), "indexes were missing or wrong and are made anew");
+            }
+            Err(error) => return Err(self.change_error(error)),
+        }
+        Ok(())
     }
 
     /// Renames the directory to `<topic>-<partition>.<hex>-delete` and latches the log. `run` the result later.

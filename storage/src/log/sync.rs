@@ -225,7 +225,7 @@ impl SyncWork {
             }
             // A full disk keeps index entries in memory, not batches from being durable: only the recovery point waits.
             if let Err(error) = files.flush_indexes() {
-                tracing::warn!(log = ?files.log, %error, "index entries wait in memory");
+                tracing::warn!(log = %files.log.path().display(), %error, "index entries wait in memory");
                 synced.recovery_point = None;
                 continue;
             }

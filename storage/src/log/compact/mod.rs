@@ -228,6 +228,6 @@ fn change_suffix(files: &SegmentFiles, from: &str, to: &str) -> io::Result<()> {
 fn remove_files(files: &SegmentFiles) {
     let removed: io::Result<()> = files.handles().into_iter().try_for_each(FileHandle::remove);
     if let Err(error) = removed {
-        tracing::warn!(log = ?files.log, %error, "an abandoned compaction leaves files behind");
+        tracing::warn!(log = %files.log.path().display(), %error, "an abandoned compaction leaves files behind");
     }
 }
