@@ -6,10 +6,12 @@
 Both are given the same server.properties and hold themselves to the same durability: `page cache` is Kafka's default
 and Ottla's `ottla.durability=memory`; `fsync` is Ottla's default and Kafka's `flush.messages=1`. Kafka runs with the heap
 and collector of its start script. Clients: librdkafka (load.c) and Kafka's own perf tools. Values are medians of the
-rounds; the machine drifts, so ratios within one run are what counts.
+rounds; the machine drifts, so ratios within one run are what counts. Most of the memory is held by another process
+meanwhile: see `steady_memory`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -60,15 +62,50 @@ class Measured(Broker):
         return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) / KIB
 
 
-def touch_memory() -> None:
-    """Touches the free memory once. On a virtual machine the first use of a page costs the host's fault, several times the
-    write itself, and the first broker to fill the page cache would pay for both."""
+# Memory that the brokers and their page cache share while the rest is held.
+SHARED_MEMORY_BYTES = 5 << 30
+
+
+@contextlib.contextmanager
+def steady_memory(directory: Path):
+    """A machine that has run for a while: its page cache is full, and new pages are old ones taken back. On a virtual
+    machine with much free memory the first use of a page costs the host's fault, several times the write itself, and
+    whoever writes first would pay for it. Most memory is held by a process, the rest is filled by writing a file."""
     available = int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()).group(1)) * KIB
     program = ("import mmap, sys\n"
                "size = int(sys.argv[1])\n"
                "memory = mmap.mmap(-1, size)\n"
-               "for at in range(0, size, 4096): memory[at] = 1\n")
-    subprocess.run([sys.executable, "-c", program, str(int(available * 0.8))], check=True)
+               "for at in range(0, size, 4096): memory[at] = 1\n"
+               "print('held', flush=True)\n"
+               "sys.stdin.read()\n")
+    holder = None
+    filler = directory / "filler"
+    try:
+        if available > SHARED_MEMORY_BYTES + (1 << 30):
+            holder = subprocess.Popen([sys.executable, "-c", program, str(available - SHARED_MEMORY_BYTES)],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            holder.stdout.readline()
+
+        def refill() -> None:
+            """Before each broker: what the last one's files held is free now, and its pages go back to the host."""
+            filler.unlink(missing_ok=True)
+            with open(filler, "wb") as file:
+                for _ in range(SHARED_MEMORY_BYTES >> 20):
+                    file.write(bytes(1 << 20))
+            settle()
+
+        yield refill
+    finally:
+        if holder is not None:
+            holder.kill()
+            holder.wait()
+        filler.unlink(missing_ok=True)
+
+
+def settle() -> None:
+    """Writes of the last load must not be charged to the next one."""
+    subprocess.run(["sync"], check=True)
+    time.sleep(1)
 
 
 def load(binary: Path, *arguments: object) -> dict:
@@ -84,12 +121,6 @@ def create(broker: Broker, topic: str, partitions: int) -> None:
                                        "--replication-factor", "1"), capture_output=True, text=True, timeout=120)
     if run.returncode != 0:
         raise RuntimeError(run.stdout + run.stderr)
-
-
-def settle() -> None:
-    """Writes of the last load must not be charged to the next one."""
-    subprocess.run(["sync"], check=True)
-    time.sleep(1)
 
 
 def costed(broker: Measured, run, megabytes: float) -> dict:
@@ -126,10 +157,11 @@ def perf_consumer(broker: Broker, topic: str, records: int, size: int) -> dict:
     return {"records_per_s": fetch_records_s, "mb_per_s": fetch_mb_s * 1.048576}
 
 
-def run_round(kind: str, binary: Path, directory: Path, scale: float) -> dict[str, dict]:
+def run_round(kind: str, binary: Path, directory: Path, scale: float, refill) -> dict[str, dict]:
     """All workloads on one broker of a kind, page cache durability, then the fsync ones on a fresh one."""
     results: dict[str, dict] = {}
     memory = {"ottla.durability": "memory"} if kind == "ottla" else {}
+    refill()
     broker = Measured(kind, directory / f"{kind}-memory", {"auto.create.topics.enable": "true", **memory})
     try:
         results["start"] = time_start(broker, binary)
@@ -167,7 +199,7 @@ def run_round(kind: str, binary: Path, directory: Path, scale: float) -> dict[st
         broker.stop()
     finally:
         broker.end()
-    settle()
+    refill()
     fsync = {} if kind == "ottla" else {"log.flush.interval.messages": "1"}
     broker = Measured(kind, directory / f"{kind}-fsync", fsync).start()
     try:
@@ -291,13 +323,12 @@ def main() -> None:
     kinds = [arguments.only] if arguments.only else ["kafka", "ottla"]
     rounds: dict[str, list] = {kind: [] for kind in kinds}
     directory = Path(tempfile.mkdtemp(prefix="ottla-compare-", dir=arguments.out))
-    if arguments.scale >= 0.5:
-        touch_memory()
     try:
-        for number in range(arguments.rounds):
-            for kind in kinds:
-                print(f"round {number + 1} of {arguments.rounds}: {kind}", file=sys.stderr, flush=True)
-                rounds[kind].append(run_round(kind, binary, directory, arguments.scale))
+        with steady_memory(directory) as refill:
+            for number in range(arguments.rounds):
+                for kind in kinds:
+                    print(f"round {number + 1} of {arguments.rounds}: {kind}", file=sys.stderr, flush=True)
+                    rounds[kind].append(run_round(kind, binary, directory, arguments.scale, refill))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     (arguments.out / "rounds.json").write_text(json.dumps(rounds, indent=1))
