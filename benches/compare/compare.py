@@ -274,8 +274,12 @@ def table(kafka: dict, ottla: dict) -> tuple[str, list[tuple[str, float, bool]]]
         a, b = kafka[name][key], ottla[name][key]
         ratio = b / a if a else float("nan")
         ratios.append((label, ratio, more_is_better))
-        lines.append(f"| {label} | {a:,.2f} {unit} | {b:,.2f} {unit} | {ratio:.2f} |")
+        lines.append(f"| {label} | {a:,.2f} {unit} | {b:,.2f} {unit} | {shown(ratio)} |")
     return "\n".join(lines) + "\n", ratios
+
+
+def shown(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
 
 
 def plot(ratios: list[tuple[str, float, bool]]) -> str:
@@ -305,7 +309,7 @@ def plot(ratios: list[tuple[str, float, bool]]) -> str:
         out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{label}</text>'
                    f'<rect x="{a:.1f}" y="{y + 2}" width="{max(b - a, 1):.1f}" height="{row - 8}" '
                    f'fill="{"#2a9d57" if better else "#c8553d"}"/>'
-                   f'<text x="{left + width + 8}" y="{y + 13}">{ratio:.2f}</text>')
+                   f'<text x="{left + width + 8}" y="{y + 13}">{shown(ratio)}</text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
