@@ -38,6 +38,11 @@ impl Log {
                 segment_bytes: self.config.segment_bytes,
             });
         }
+        // Recovery takes batches of an older epoch behind a newer one for a truncation that was undone, and cuts them.
+        if let Some(latest) = self.epochs.latest().filter(|latest| leader_epoch < *latest) {
+            let offset = self.end_offset;
+            return Err(AppendError::LeaderEpochWentBack { offset, found: leader_epoch, latest });
+        }
         let mut previous = None;
         for batch in batches {
             let header = batch.header();

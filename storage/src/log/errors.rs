@@ -50,7 +50,7 @@ pub enum AppendError {
     /// Follower appends only: the batch does not continue the log.
     #[error("batch at offset {found} does not continue the log, which ends at {end_offset}")]
     UnexpectedOffset { found: Offset, end_offset: Offset },
-    /// Follower appends only: epochs never go back along a log.
+    /// Epochs never go back along a log.
     #[error("batch at offset {offset} has leader epoch {found}, the log is at {latest}")]
     LeaderEpochWentBack { offset: Offset, found: LeaderEpoch, latest: LeaderEpoch },
     #[error("the offsets of the log are used up")]

@@ -140,6 +140,10 @@ impl LeaderEpochs {
                 LeaderEpochs::default()
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LeaderEpochs::default()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(path = %path.display(), %error, "a leader epoch checkpoint is ignored");
+                Ok(LeaderEpochs::default())
+            }
             Err(error) => Err(error),
         }
     }

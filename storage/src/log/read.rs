@@ -116,11 +116,15 @@ impl Log {
             }
             let io_error = |source| ReadError::Io { path: segment.files.time_index.file().path(), source };
             // A segment without entries is small or has none of its timestamps indexed: its headers tell.
-            if segment.max_timestamp().map_err(io_error)?.is_some_and(|max| max.timestamp < timestamp) {
+            if segment.checked_max_timestamp()?.is_some_and(|max| max.timestamp < timestamp) {
                 continue;
             }
-            let indexed = segment.files.time_index.lookup(timestamp).map_err(io_error)?;
-            let from = indexed.map_or(segment.base_offset, |entry| entry.offset).max(self.log_start_offset);
+            let files = &segment.files;
+            let indexed = match files.time_index.lookup(timestamp).map_err(io_error)? {
+                Some(entry) => files.batch_of(entry, segment.size)?.map(|batch| batch.header.base_offset),
+                None => None,
+            };
+            let from = indexed.unwrap_or(segment.base_offset).max(self.log_start_offset);
             let Some(start) = segment.locate(from)? else { continue };
             let mut scan = segment.files.scan(start.position, segment.size)?;
             while let Some(batch) = scan.next()? {
@@ -147,9 +151,7 @@ impl Log {
             if segment.base_offset >= limit {
                 break;
             }
-            let max = segment
-                .max_timestamp()
-                .map_err(|source| ReadError::Io { path: segment.files.time_index.file().path(), source })?;
+            let max = segment.checked_max_timestamp()?;
             if let (Some(max), Some((_, best))) = (max, &best)
                 && max.timestamp <= best.header.max_timestamp
             {

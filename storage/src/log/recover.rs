@@ -13,13 +13,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use ottla_batch::{Offset, TimestampMs};
+use ottla_batch::{LeaderEpoch, Offset, TimestampMs};
 
 use super::leader_epochs::{EpochFile, LeaderEpochs};
 use super::producer_state::ProducerState;
 use super::segment::{
     CLEANED_SUFFIX, DELETED_SUFFIX, LOG_SUFFIX, OFFSET_INDEX_SUFFIX, SNAPSHOT_SUFFIX, SWAP_SUFFIX, Segment,
-    SegmentFiles, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, file_name,
+    SegmentError, SegmentFiles, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, continues, file_name,
 };
 use super::transaction_index::Presence;
 use super::{LastShutdown, Latch, Log, OpenError, OpenLog, roll_jitter_ms};
@@ -120,6 +120,7 @@ impl Log {
 
     fn recover(&mut self, last_shutdown: LastShutdown) -> Result<(), OpenError> {
         let recovery_point = self.live.recovery_point();
+        let aborts_lost_from = self.check_transaction_indexes()?;
         let is_created = self.names_version > 0;
         let is_recovered = match last_shutdown {
             LastShutdown::Clean => match self.find_end() {
@@ -136,18 +137,10 @@ impl Log {
                 true
             }
         };
-        // Indexes of older segments that were not there at all.
-        for index in 0..self.segments.len() {
-            if self.segments[index].files.offset_index.is_distrusted() {
-                match self.rebuild_indexes(index) {
-                    Ok(()) => {}
-                    // The segment holds what can't be read; its readers will be told. Appends are not concerned.
-                    Err(error) => {
-                        tracing::error!(dir = %self.dir.display(), %error, "indexes can't be rebuilt")
-                    }
-                }
-            }
-        }
+        self.epochs.truncate_from_end(self.end_offset);
+        self.check_epochs();
+        // Indexes of older segments that were not there at all, and what was found to be wrong up to here.
+        self.rebuild_distrusted_indexes();
         if self.end_offset < self.log_start_offset {
             // All that is left was deleted by DeleteRecords or lost; offsets are not used twice.
             tracing::warn!(dir = %self.dir.display(), end_offset = %self.end_offset, log_start_offset = %self.log_start_offset,
@@ -156,7 +149,6 @@ impl Log {
             self.restart_at(start)
                 .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
         }
-        self.epochs.truncate_from_end(self.end_offset);
         self.epochs.truncate_from_start(self.log_start_offset);
         // After a crash a snapshot past the recovery point may be of batches that were truncated since: its removal need
         // not have been durable. (The newest one is written anew below.)
@@ -167,11 +159,15 @@ impl Log {
             true => (recovery_point, Some(recovery_point)),
             false => (self.end_offset, None),
         };
+        let (snapshot, aborts_from) = match aborts_lost_from {
+            Some(lost) => (snapshot.min(lost), Some(aborts_from.map_or(lost, |from| from.min(lost)))),
+            None => (snapshot, aborts_from),
+        };
         self.load_producers(snapshot, aborts_from).map_err(read_to_open)?;
         self.synced_end_offset = self.end_offset;
         // Also without changes: a killed process may have left in the page cache what was never synced, a truncation too.
         // (A log that was just created has nothing to sync.)
-        if is_recovered && (self.end_offset > Offset(0) || !is_created) {
+        if (is_recovered || aborts_lost_from.is_some()) && (self.end_offset > Offset(0) || !is_created) {
             self.active_mut().unsynced = true;
             if self.end_offset > Offset(0) {
                 self.write_snapshot(self.end_offset);
@@ -179,26 +175,68 @@ impl Log {
             self.sync_all()
                 .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
         }
-        let active = self.active_mut();
-        active.files.close();
+        self.segments.iter().for_each(|segment| segment.files.close());
         Ok(())
+    }
+
+    /// The epoch file holds text without a checksum. If it does not know the epoch of the last batch it is of no use, and the
+    /// epochs are taken from all batches.
+    fn check_epochs(&mut self) {
+        let last = self.segments.iter().rev().find(|segment| segment.size > 0);
+        let last = last.and_then(|segment| segment.locate_header(self.end_offset.plus(-1)).ok().flatten());
+        let Some(last) = last.map(|last| last.header) else { return };
+        let is_known = self.epochs.epoch_for(last.last_offset()) == Some(last.leader_epoch);
+        if is_known || last.leader_epoch <= LeaderEpoch::NONE {
+            return;
+        }
+        tracing::error!(dir = %self.dir.display(), epoch = %last.leader_epoch, "the leader epoch checkpoint does not fit the log and is made anew");
+        self.epochs.clear();
+        for segment in &self.segments {
+            let Ok(mut scan) = segment.files.scan(0, segment.size) else { continue };
+            // A segment that can't be read tells its readers so.
+            while let Ok(Some(batch)) = scan.next() {
+                self.epochs.assign(batch.header.leader_epoch, batch.header.base_offset);
+            }
+        }
+    }
+
+    /// Transaction indexes that cannot be right are made anew from the batches, with all after them. Returns from where on.
+    fn check_transaction_indexes(&mut self) -> Result<Option<Offset>, OpenError> {
+        let mut lost_from = None;
+        for segment in &mut self.segments {
+            let index = &segment.files.transaction_index;
+            let io_error = |source| OpenError::Io { path: index.file().path(), source };
+            if lost_from.is_none() && !index.check(segment.base_offset).map_err(io_error)? {
+                tracing::error!(path = %index.file().path().display(), "a damaged transaction index is made anew");
+                lost_from = Some(segment.base_offset);
+            }
+            if lost_from.is_some() {
+                index.clear().map_err(io_error)?;
+                segment.unsynced = true;
+            }
+        }
+        Ok(lost_from)
     }
 
     /// After a clean shutdown: from the last index entry to the end.
     fn find_end(&mut self) -> Result<(), OpenError> {
+        if self.overlaps_previous(self.segments.len() - 1) {
+            let path = self.active().files.log.path();
+            return Err(OpenError::Corrupt {
+                path,
+                position: 0,
+                what: "the segment before ends in this one".to_owned(),
+            });
+        }
         let active = self.active_mut();
         let mut end_offset = active.base_offset;
         if active.size > 0 {
             let path = active.files.offset_index.file().path();
             let io_error = |source| OpenError::Io { path: path.clone(), source };
-            let last = active.files.offset_index.last().map_err(io_error)?;
-            let from = last.map_or(0, |entry| u64::from(entry.position));
             // An index of garbage is one more thing that recovery handles.
-            let mut scan = active.files.scan(from.min(active.size - 1), active.size)?;
-            while let Some(batch) = scan.next()? {
-                end_offset = batch.header.next_offset();
-            }
+            end_offset = active.files.end_offset(active.size)?;
             active.load_max_timestamp().map_err(io_error)?;
+            active.checked_max_timestamp()?;
             active.load_first_timestamp()?;
         }
         self.recovery_position = self.active().size;
@@ -206,10 +244,19 @@ impl Log {
         Ok(())
     }
 
+    /// Whether the segment before goes on past where this one begins: its offsets must not be given out again.
+    fn overlaps_previous(&self, index: usize) -> bool {
+        let Some(before) = index.checked_sub(1).map(|before| &self.segments[before]) else { return false };
+        before.files.readable_end_offset(before.size) > self.segments[index].base_offset
+    }
+
     /// Reads and checks everything from `recovery_point` on.
     fn recover_from(&mut self, recovery_point: Offset) -> Result<(), OpenError> {
         self.epochs.truncate_from_end(recovery_point);
-        let first = self.segment_index(recovery_point);
+        let mut first = self.segment_index(recovery_point);
+        while self.overlaps_previous(first) {
+            first -= 1;
+        }
         self.end_offset = self.segments[first].base_offset;
         let mut buffer = Vec::new();
         let mut index = first;
@@ -254,7 +301,8 @@ impl Log {
         let is_sealed = index + 1 < self.segments.len();
         let log_path = self.segments[index].files.log.path();
         let io_error = |source| OpenError::Io { path: log_path.clone(), source };
-        let segment = &mut self.segments[index];
+        let (earlier, rest) = self.segments.split_at_mut(index);
+        let segment = &mut rest[0];
         let files = Arc::clone(&segment.files);
         let file_size = segment.size;
         let (mut position, mut end_offset) = (0, segment.base_offset);
@@ -271,11 +319,10 @@ impl Log {
                 Ok(Some(batch)) => (position, end_offset) = (batch.position, batch.header.base_offset),
                 Ok(None) => {
                     // All of it lies before: where it ends is asked of its last batches.
-                    position = file_size;
-                    let from = files.offset_index.last().map_err(io_error)?.map_or(0, |last| last.position);
-                    let mut scan = files.scan(u64::from(from), file_size)?;
-                    while let Some(batch) = scan.next()? {
-                        end_offset = batch.header.next_offset();
+                    match files.end_offset(file_size) {
+                        Ok(end) => (position, end_offset) = (file_size, end),
+                        Err(SegmentError::Corrupt { .. }) => {}
+                        Err(error) => return Err(error.into()),
                     }
                     if !is_sealed && end_offset < recovery_point {
                         tracing::error!(path = %log_path.display(), %end_offset, %recovery_point,
@@ -283,7 +330,7 @@ impl Log {
                     }
                 }
                 // Scanned from its beginning below, which says where it breaks.
-                Err(super::segment::SegmentError::Corrupt { .. }) => {}
+                Err(SegmentError::Corrupt { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -296,10 +343,19 @@ impl Log {
         segment.on_truncated(position).map_err(io_error)?;
         segment.unsynced = position < file_size;
         let file = files.log.open().map_err(io_error)?;
-        // Of what lies before the scan; entries from the recovery point on are forgotten already.
-        let mut last_epoch = self.epochs.epoch_for(end_offset.plus(-1));
+        // Of the batch before the scan, not of the checkpoint: nothing says whether that is damaged.
+        let before = match position > 0 {
+            true => files.locate(end_offset.plus(-1), position)?,
+            false => match earlier.last() {
+                Some(before) => before.locate_header(end_offset.plus(-1)).ok().flatten(),
+                None => None,
+            },
+        };
+        let mut last_epoch = before.map(|before| before.header.leader_epoch);
         while position < file_size {
-            match checked_batch(&file, position, file_size, end_offset, buffer).map_err(io_error)? {
+            match checked_batch(&file, position, file_size, files.base_offset, end_offset, buffer)
+                .map_err(io_error)?
+            {
                 // Epochs never go back along a log. Where they do, a truncation was not durable yet when the crash came,
                 // and what follows the new batches is what it had cut off.
                 Ok(header) if Some(header.leader_epoch) < last_epoch => {
@@ -360,6 +416,7 @@ fn checked_batch(
     file: &crate::disk::File,
     position: u64,
     file_size: u64,
+    base_offset: Offset,
     end_offset: Offset,
     buffer: &mut Vec<u8>,
 ) -> io::Result<Result<ottla_batch::BatchHeader, String>> {
@@ -377,7 +434,7 @@ fn checked_batch(
     if header.size_in_bytes() as u64 > rest {
         return Ok(Err(format!("a batch of {} bytes of which {rest} are there", header.size_in_bytes())));
     }
-    if header.base_offset < end_offset || header.last_offset_delta < 0 {
+    if !continues(&header, base_offset, end_offset) {
         return Ok(Err(format!("a batch at offset {} where {end_offset} was expected", header.base_offset)));
     }
     buffer.resize(header.size_in_bytes(), 0);

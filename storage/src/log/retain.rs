@@ -97,13 +97,19 @@ impl Log {
     ) -> Result<DeletedSegments, ChangeError> {
         self.latch.check()?;
         self.producers.on_high_watermark(high_watermark);
-        self.rebuild_distrusted_indexes()?;
+        self.rebuild_distrusted_indexes();
         let mut deleted = DeletedSegments::default();
         if self.config.cleanup_policy.deletes() {
             if let Some(retention_ms) = self.config.retention_ms {
-                let is_old = |segment: &Segment| match segment.max_timestamp() {
-                    // Records from the future count as new.
-                    Ok(Some(max)) => now.0.saturating_sub(max.timestamp.0) > retention_ms,
+                let is_old = |segment: &Segment| match segment.checked_max_timestamp() {
+                    // Not known before the indexes are rebuilt, which the next round begins with.
+                    _ if segment.files.indexes_are_distrusted() => false,
+                    // Records from the future count as new. Before anything goes the batches are asked too: an index
+                    // that lost entries must not take records with it.
+                    Ok(Some(max)) => {
+                        now.0.saturating_sub(max.timestamp.0) > retention_ms
+                            && segment.has_none_newer(max).unwrap_or(false)
+                    }
                     // Without any timestamp it is as old as we have known it; Kafka asks the file's date, which a copy changes.
                     Ok(None) => segment.size == 0 || now.0.saturating_sub(segment.created.0) > retention_ms,
                     Err(_) => false,
@@ -197,13 +203,15 @@ impl Log {
     }
 
     /// Indexes that were found to be wrong while reading are made anew.
-    fn rebuild_distrusted_indexes(&mut self) -> Result<(), ChangeError> {
+    pub(super) fn rebuild_distrusted_indexes(&mut self) {
         for index in 0..self.segments.len() {
-            if self.segments[index].files.offset_index.is_distrusted() {
-                self.rebuild_indexes(index)?;
+            if self.segments[index].files.indexes_are_distrusted()
+                && let Err(error) = self.rebuild_indexes(index)
+            {
+                // The segment holds what can't be read; its readers are told. Nothing else is kept from going on.
+                tracing::error!(dir = %self.dir.display(), %error, "indexes can't be rebuilt");
             }
         }
-        Ok(())
     }
 
     /// From the batches of one segment, to its end.
@@ -213,6 +221,9 @@ impl Log {
         let size = segment.size;
         let files = std::sync::Arc::clone(&segment.files);
         let rebuilt = (|| {
+            // Before anything is given up: entries behind a damaged batch are the only way to those after it.
+            let mut scan = files.scan(0, size)?;
+            while scan.next()?.is_some() {}
             files.offset_index.clear()?;
             files.time_index.clear()?;
             segment.on_truncated(0)?;

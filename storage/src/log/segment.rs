@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ottla_batch::{BatchHeader, HEADER_LEN, Offset, TimestampMs};
 
@@ -101,6 +102,50 @@ impl SegmentFiles {
         Ok(HeaderScan::new(file, self.log.clone(), position, end))
     }
 
+    /// Where the last batch ends, from the headers since the last index entry. Corrupt when the entry cannot be of the batch
+    /// there (Kafka's may be of several batches), or offsets do not grow: the CRC of a batch does not cover its offset.
+    pub(crate) fn end_offset(&self, size: u64) -> Result<Offset, SegmentError> {
+        let entry = self.offset_index.last().map_err(|error| self.io_error(error))?;
+        let position = entry.map_or(0, |entry| u64::from(entry.position));
+        let corrupt =
+            |position: u64, what: String| SegmentError::Corrupt { path: self.log.path(), position, what };
+        if position > 0 && position >= size {
+            return Err(corrupt(position, "the index points past the end".to_owned()));
+        }
+        let mut indexed = entry.map(|entry| self.base_offset.plus(i64::from(entry.offset_delta)));
+        let mut end_offset = self.base_offset;
+        let mut scan = self.scan(position, size)?;
+        while let Some(batch) = scan.next()? {
+            let header = &batch.header;
+            if !continues(header, self.base_offset, end_offset)
+                || indexed.take().is_some_and(|indexed| indexed < header.last_offset())
+            {
+                let what =
+                    format!("a batch at offset {} where {end_offset} was expected", header.base_offset);
+                return Err(corrupt(batch.position, what));
+            }
+            end_offset = header.next_offset();
+        }
+        Ok(end_offset)
+    }
+
+    /// As `end_offset`, but of as much as can be read, whatever the index says.
+    pub(crate) fn readable_end_offset(&self, size: u64) -> Offset {
+        if let Ok(end_offset) = self.end_offset(size) {
+            return end_offset;
+        }
+        let mut end_offset = self.base_offset;
+        if let Ok(mut scan) = self.scan(0, size) {
+            while let Ok(Some(batch)) = scan.next() {
+                if !continues(&batch.header, self.base_offset, end_offset) {
+                    break;
+                }
+                end_offset = batch.header.next_offset();
+            }
+        }
+        end_offset
+    }
+
     /// The whole batch at a position.
     pub(crate) fn read_batch(
         &self,
@@ -112,6 +157,13 @@ impl SegmentFiles {
         file.read_exact_at(&mut batch, position).map_err(|error| self.io_error(error))?;
         Ok(batch.into())
     }
+}
+
+/// Whether a batch may follow one that ends at `end_offset`, in a segment that begins at `base_offset`.
+pub(crate) fn continues(header: &BatchHeader, base_offset: Offset, end_offset: Offset) -> bool {
+    header.base_offset >= end_offset
+        && header.last_offset_delta >= 0
+        && header.last_offset().0.saturating_sub(base_offset.0) <= i64::from(i32::MAX)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -229,6 +281,8 @@ pub(crate) struct Segment {
     bytes_since_index_entry: u64,
     /// Largest timestamp so far; for a sealed segment in its time index.
     max_timestamp: Option<TimeEntry>,
+    /// That the batch named there has it; of a file that may be damaged.
+    max_is_checked: AtomicBool,
     tail: Option<Box<Tail>>,
 }
 
@@ -251,6 +305,7 @@ impl Segment {
             created: now,
             bytes_since_index_entry: 0,
             max_timestamp: None,
+            max_is_checked: AtomicBool::new(false),
             tail: None,
         }
     }
@@ -297,8 +352,35 @@ impl Segment {
         }
     }
 
+    /// `max_timestamp` if the batch it names has it. If not, the indexes are not used any more until they are rebuilt.
+    pub(crate) fn checked_max_timestamp(&self) -> Result<Option<TimeEntry>, SegmentError> {
+        let max = self.max_timestamp().map_err(|error| self.files.io_error(error))?;
+        let Some(max) = max.filter(|_| !self.files.time_index.is_distrusted()) else { return Ok(None) };
+        if self.max_is_checked.load(Ordering::Relaxed) {
+            return Ok(Some(max));
+        }
+        let is_right = self.files.batch_of(max, self.size)?.is_some();
+        self.max_is_checked.store(is_right, Ordering::Relaxed);
+        Ok(is_right.then_some(max))
+    }
+
+    /// Whether no record is newer than `max`, which `checked_max_timestamp` gave. Reads the headers from there on: entries
+    /// at the end of the time index may be lost.
+    pub(crate) fn has_none_newer(&self, max: TimeEntry) -> Result<bool, SegmentError> {
+        let from = self.position_of(max.offset)?;
+        let mut scan = self.files.scan(from, self.size)?;
+        while let Some(batch) = scan.next()? {
+            if batch.header.max_timestamp > max.timestamp {
+                self.files.distrust_times();
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Takes what the time index says as the largest timestamp so far, before more is appended.
     pub(crate) fn load_max_timestamp(&mut self) -> io::Result<()> {
+        self.max_is_checked.store(false, Ordering::Relaxed);
         self.max_timestamp = self.files.time_index.last()?;
         Ok(())
     }
@@ -367,14 +449,45 @@ impl SegmentFiles {
                 Ok(Some(found)) if found.position == hint && found.header.base_offset > offset => {}
                 // Nothing at or after a wrong hint proves nothing either.
                 Ok(None) if hint >= size => {}
-                Err(SegmentError::Corrupt { .. }) => {}
+                // Without the index nothing behind a damaged batch would be found: it is blamed only if the batches hold.
+                Err(SegmentError::Corrupt { .. }) => {
+                    let found = self.locate_from(0, offset, size)?;
+                    self.distrust_offsets(offset, hint);
+                    return Ok(found);
+                }
                 found => return found,
             }
-            let path = self.offset_index.file().path();
-            tracing::warn!(path = %path.display(), %offset, hint, "a wrong index is not used any more until it is rebuilt");
-            self.offset_index.distrust();
+            self.distrust_offsets(offset, hint);
         }
         self.locate_from(0, offset, size)
+    }
+
+    fn distrust_offsets(&self, offset: Offset, hint: u64) {
+        let path = self.offset_index.file().path();
+        tracing::warn!(path = %path.display(), %offset, hint, "a wrong index is not used any more until it is rebuilt");
+        self.offset_index.distrust();
+    }
+
+    /// The batch that an entry of the time index is of; None, and no more trust, if there is no such one.
+    pub(crate) fn batch_of(&self, entry: TimeEntry, size: u64) -> Result<Option<Located>, SegmentError> {
+        let found = self.locate(entry.offset, size)?.filter(|found| {
+            found.header.base_offset <= entry.offset && found.header.max_timestamp == entry.timestamp
+        });
+        if found.is_none() {
+            self.distrust_times();
+        }
+        Ok(found)
+    }
+
+    fn distrust_times(&self) {
+        let path = self.time_index.file().path();
+        tracing::warn!(path = %path.display(), "a wrong time index is not used any more until it is rebuilt");
+        self.time_index.distrust();
+    }
+
+    /// Whether an index was found to be wrong since it was made. Both are rebuilt together.
+    pub(crate) fn indexes_are_distrusted(&self) -> bool {
+        self.offset_index.is_distrusted() || self.time_index.is_distrusted()
     }
 
     fn locate_from(&self, from: u64, offset: Offset, size: u64) -> Result<Option<Located>, SegmentError> {

@@ -33,12 +33,15 @@ struct State {
     /// The last entry, in memory or in the file; None until the file was looked at.
     last: Option<Option<TimeEntry>>,
     pending: Vec<TimeEntry>,
+    /// An entry was found that no batch has.
+    distrusted: bool,
     unsynced: bool,
 }
 
 impl TimeIndex {
     pub(crate) fn existing(file: FileHandle, base_offset: Offset) -> TimeIndex {
-        let state = State { written: None, last: None, pending: Vec::new(), unsynced: false };
+        let state =
+            State { written: None, last: None, pending: Vec::new(), distrusted: false, unsynced: false };
         TimeIndex { file, base_offset, state: Mutex::new(state) }
     }
 
@@ -89,6 +92,9 @@ impl TimeIndex {
     /// Everything before this offset has a timestamp smaller than `timestamp`: the last entry at or before it.
     pub(crate) fn lookup(&self, timestamp: TimestampMs) -> io::Result<Option<TimeEntry>> {
         let mut state = self.state.lock();
+        if state.distrusted {
+            return Ok(None);
+        }
         let in_memory = state.pending.partition_point(|entry| entry.timestamp <= timestamp);
         if in_memory > 0 {
             return Ok(Some(state.pending[in_memory - 1]));
@@ -175,8 +181,18 @@ impl TimeIndex {
         Ok(true)
     }
 
+    /// Not looked at any more until it is rebuilt.
+    pub(crate) fn distrust(&self) {
+        self.state.lock().distrusted = true;
+    }
+
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.state.lock().distrusted
+    }
+
     pub(crate) fn clear(&self) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.distrusted = false;
         state.pending.clear();
         self.cut_file(&mut state, 0)
     }

@@ -129,6 +129,31 @@ impl TransactionIndex {
             .collect()
     }
 
+    /// Whether every entry could be right in a segment that begins at `base_offset`.
+    pub(crate) fn check(&self, base_offset: Offset) -> io::Result<bool> {
+        let entries = match self.entries() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut next = base_offset;
+        Ok(entries.iter().all(|entry| {
+            let follows = entry.last_offset >= next;
+            next = entry.last_offset.plus(1);
+            follows
+                && entry.producer_id > ProducerId::NONE
+                && entry.first_offset >= Offset(0)
+                && entry.first_offset < entry.last_offset
+                && entry.last_stable_offset >= Offset(0)
+                && entry.last_stable_offset <= next
+        }))
+    }
+
+    /// Forgets all entries, before they are made anew.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        self.cut(0)
+    }
+
     /// Keeps the entries whose marker lies before `end_offset`.
     pub(crate) fn truncate_to(&self, end_offset: Offset) -> io::Result<()> {
         let entries = self.entries()?;

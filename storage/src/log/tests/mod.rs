@@ -2,6 +2,7 @@
 
 mod append;
 mod compact;
+mod damage;
 mod golden;
 mod model;
 mod recover;
