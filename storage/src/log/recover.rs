@@ -290,7 +290,7 @@ impl Log {
         Ok(())
     }
 
-    /// False: the segment was cut before its end.
+    /// False: the segment was cut before its end, and something is missing there.
     fn recover_segment(
         &mut self,
         index: usize,
@@ -353,8 +353,16 @@ impl Log {
         };
         let mut last_epoch = before.map(|before| before.header.leader_epoch);
         while position < file_size {
-            match checked_batch(&file, position, file_size, files.base_offset, end_offset, buffer)
-                .map_err(io_error)?
+            match checked_batch(
+                &file,
+                position,
+                file_size,
+                files.base_offset,
+                end_offset,
+                recovery_point,
+                buffer,
+            )
+            .map_err(io_error)?
             {
                 // Epochs never go back along a log. Where they do, a truncation was not durable yet when the crash came,
                 // and what follows the new batches is what it had cut off.
@@ -397,7 +405,13 @@ impl Log {
             let cut = segment.files.log.open_to_write().and_then(|file| file.set_len(position));
             cut.map_err(|source| OpenError::Io { path: segment.files.log.path(), source })?;
         }
-        Ok(false)
+        // Only what was no batch is gone if the next one begins here: there is no hole.
+        let follows = self.segments.get(index + 1).is_some_and(|next| next.base_offset == self.end_offset);
+        if follows {
+            let sealed = self.segments[index].seal_time_index();
+            sealed.map_err(|error| self.open_error(error))?;
+        }
+        Ok(follows)
     }
 
     /// Snapshots stay where a segment begins, and the newest one; those after the end are of batches that are gone.
@@ -411,6 +425,7 @@ impl Log {
     }
 }
 
+#[allow(clippy::too_many_arguments)] // One call; a struct for it would only be taken apart again.
 /// The batch at a position if it holds: Err says why it does not.
 fn checked_batch(
     file: &crate::disk::File,
@@ -418,6 +433,7 @@ fn checked_batch(
     file_size: u64,
     base_offset: Offset,
     end_offset: Offset,
+    recovery_point: Offset,
     buffer: &mut Vec<u8>,
 ) -> io::Result<Result<ottla_batch::BatchHeader, String>> {
     use ottla_batch::{BatchHeader, HEADER_LEN};
@@ -439,7 +455,15 @@ fn checked_batch(
     }
     buffer.resize(header.size_in_bytes(), 0);
     file.read_exact_at(buffer, position)?;
-    Ok(header.check_crc(buffer).map(|()| header).map_err(|error| error.to_string()))
+    match header.check_crc(buffer) {
+        // It was on stable storage, so it is not torn but rotten. What lies behind it must not go with it; whoever reads it
+        // sees by the CRC.
+        Err(error) if header.last_offset() < recovery_point => {
+            tracing::error!(position, offset = %header.base_offset, %error, "a damaged batch that was synced is kept");
+            Ok(Ok(header))
+        }
+        checked => Ok(checked.map(|()| header).map_err(|error| error.to_string())),
+    }
 }
 
 fn read_to_open(error: super::ReadError) -> OpenError {

@@ -154,3 +154,66 @@ fn a_batch_whose_offset_no_segment_can_hold_is_cut() {
     t.reopen(LastShutdown::Unclean);
     assert_eq!(t.log.end_offset(), Offset(4));
 }
+
+#[test]
+fn a_rotten_batch_that_was_synced_takes_none_after_it_along() {
+    let mut t = filled(60);
+    close(&mut t);
+    let end = t.log.end_offset();
+    let active = t.log.segments.last().unwrap().base_offset;
+    let path = file(active, "log");
+    let mut log = content(&t, &path);
+    // In the payload of the first batch of the segment; and an index that makes recovery read all of it.
+    log[90] ^= 1;
+    replace(&t, &path, &log);
+    replace(&t, &file(active, "index"), &[0xff; 16]);
+    t.reopen(LastShutdown::Unclean);
+    assert_eq!(t.log.end_offset(), end);
+    let slice = t.log.read(active, end, 1, FirstBatch::Whole).unwrap().read().unwrap();
+    assert!(ottla_batch::check_replicated(slice).is_err(), "its readers are told");
+    assert_eq!(t.records_from(active.plus(2)).len() as i64, end.0 - active.0 - 2);
+}
+
+#[test]
+fn what_lies_behind_a_batch_that_cannot_be_read_stays_within_reach() {
+    let config = LogConfig { index_interval_bytes: 100, ..LogConfig::default() };
+    let mut t = TestLog::new(config);
+    for n in 0..20 {
+        t.append(&batch_at(2, NOW.0 + n)).unwrap();
+    }
+    close(&mut t);
+    let path = file(Offset(0), "log");
+    let mut log = content(&t, &path);
+    let batch_bytes = log.len() / 20;
+    log[5 * batch_bytes + 8..5 * batch_bytes + 12].fill(0x7f);
+    replace(&t, &path, &log);
+    t.reopen(LastShutdown::Clean);
+    let read = |t: &TestLog, offset| t.log.read(Offset(offset), Offset(i64::MAX), 1, FirstBatch::Whole);
+    assert!(matches!(read(&t, 10), Err(ReadError::Corrupt { .. })));
+    t.log.delete_old_segments(NOW, t.log.end_offset()).unwrap();
+    for offset in (0..10).chain(20..40) {
+        assert_eq!(read(&t, offset).unwrap().base_offset.0, offset / 2 * 2);
+    }
+}
+
+#[test]
+fn a_leader_of_an_older_epoch_than_the_log_is_refused() {
+    let mut t = TestLog::new(small_config());
+    t.append_in(&batch(1), LeaderEpoch(3)).unwrap();
+    let refused = t.append_in(&batch(1), LeaderEpoch(2));
+    assert!(matches!(refused, Err(AppendError::LeaderEpochWentBack { .. })));
+    assert_eq!(t.append_in(&batch(1), LeaderEpoch(3)).unwrap().base_offset, Offset(1));
+}
+
+#[test]
+fn garbage_behind_the_last_batch_of_a_segment_does_not_cost_the_next_ones() {
+    let mut t = filled(60);
+    let records = t.records_from(Offset(0));
+    t.simulated.kill();
+    t.disk = crate::disk::Disk::simulated(&t.simulated);
+    let path = file(Offset(0), "log");
+    let log = content(&t, &path);
+    replace(&t, &path, &[&log[..], &[0; 100]].concat());
+    t.reopen(LastShutdown::Unclean);
+    assert_eq!(t.records_from(Offset(0)), records);
+}
