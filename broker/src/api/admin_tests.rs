@@ -48,20 +48,7 @@ impl Bench {
     async fn call<Q: Request>(&self, version: i16, request: &Q) -> Q::Response {
         let mut body = BytesMut::new();
         request.encode(&mut body, version).unwrap();
-        let address = "127.0.0.1:1".parse().unwrap();
-        let cx = RequestContext {
-            broker: Arc::clone(self.node.broker()),
-            connection: Arc::new(Connection {
-                id: 1,
-                peer: address,
-                listener: "PLAINTEXT".to_owned(),
-                local: address,
-                software: parking_lot::Mutex::default(),
-            }),
-            api_version: version,
-            correlation_id: 1,
-            client_id: None,
-        };
+        let cx = RequestContext::in_test(self.node.broker(), version, None);
         let started = table::row(Q::KEY).unwrap().start(cx, body.freeze()).unwrap();
         let reply = match started {
             Started::Serial(answer) | Started::Pipelined(answer) => answer.await.unwrap(),

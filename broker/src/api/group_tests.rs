@@ -44,20 +44,7 @@ impl Bench {
     }
 
     async fn call_encoded<Q: Request>(&self, version: i16, body: Bytes) -> Q::Response {
-        let address = "127.0.0.1:1".parse().unwrap();
-        let cx = RequestContext {
-            broker: Arc::clone(self.node.broker()),
-            connection: Arc::new(Connection {
-                id: 1,
-                peer: address,
-                listener: "PLAINTEXT".to_owned(),
-                local: address,
-                software: parking_lot::Mutex::default(),
-            }),
-            api_version: version,
-            correlation_id: 1,
-            client_id: Some(text("client")),
-        };
+        let cx = RequestContext::in_test(self.node.broker(), version, Some(text("client")));
         let reply = match table::row(Q::KEY).unwrap().start(cx, body).unwrap() {
             Started::Serial(answer) | Started::Pipelined(answer) => answer.await.unwrap(),
             Started::Silent => panic!("no answer"),

@@ -77,6 +77,23 @@ pub struct RequestContext {
     pub client_id: Option<StrBytes>,
 }
 
+#[cfg(test)]
+impl RequestContext {
+    /// A request that no socket brought.
+    pub fn in_test(broker: &Arc<Broker>, api_version: i16, client_id: Option<StrBytes>) -> RequestContext {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = Connection {
+            id: 1,
+            peer: address,
+            listener: "PLAINTEXT".to_owned(),
+            local: address,
+            software: parking_lot::Mutex::default(),
+        };
+        let broker = Arc::clone(broker);
+        RequestContext { broker, connection: Arc::new(connection), api_version, correlation_id: 1, client_id }
+    }
+}
+
 /// What stays the same for all requests of one connection.
 #[derive(Debug)]
 pub struct Connection {

@@ -1,7 +1,6 @@
 //! The partition APIs against a running node in a temporary directory: requests go in encoded, through their rows in the
 //! table, and answers come back joined from their parts, as a socket would carry them.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -79,20 +78,7 @@ impl Bench {
         let mut body = BytesMut::new();
         // Versions that kafka-protocol does not know have the shape of its last one.
         request.encode(&mut body, version.min(Q::VERSIONS.max)).unwrap();
-        let address = "127.0.0.1:1".parse().unwrap();
-        let cx = RequestContext {
-            broker: Arc::clone(self.node.broker()),
-            connection: Arc::new(Connection {
-                id: 1,
-                peer: address,
-                listener: "PLAINTEXT".to_owned(),
-                local: address,
-                software: parking_lot::Mutex::default(),
-            }),
-            api_version: version,
-            correlation_id: 1,
-            client_id: None,
-        };
+        let cx = RequestContext::in_test(self.node.broker(), version, None);
         table::row(Q::KEY).unwrap().start(cx, body.freeze())
     }
 
