@@ -75,7 +75,7 @@ impl Log {
             live,
         };
         log.open_segments(&found.segments, now)?;
-        log.recover(last_shutdown)?;
+        log.recover(last_shutdown, now)?;
         Ok(log)
     }
 
@@ -118,7 +118,7 @@ impl Log {
         Ok(())
     }
 
-    fn recover(&mut self, last_shutdown: LastShutdown) -> Result<(), OpenError> {
+    fn recover(&mut self, last_shutdown: LastShutdown, now: TimestampMs) -> Result<(), OpenError> {
         let recovery_point = self.live.recovery_point();
         let aborts_lost_from = self.check_transaction_indexes()?;
         let is_created = self.names_version > 0;
@@ -164,6 +164,10 @@ impl Log {
             None => (snapshot, aborts_from),
         };
         self.load_producers(snapshot, aborts_from).map_err(read_to_open)?;
+        // Indexes that could not be rebuilt: what is appended must not lie behind what cannot be read.
+        if self.active().size > 0 && self.active().files.indexes_are_distrusted() {
+            self.roll(self.end_offset, now).map_err(|error| self.open_error(error))?;
+        }
         self.synced_end_offset = self.end_offset;
         // Also without changes: a killed process may have left in the page cache what was never synced, a truncation too.
         // (A log that was just created has nothing to sync.)

@@ -196,7 +196,16 @@ impl Log {
             state.on_data_batch(header);
             return Ok(());
         }
-        let Some(Ok(record)) = self.records(segment, batch)?.next() else { return Ok(()) };
+        let record = match self.records(segment, batch) {
+            Ok(mut records) => records.next(),
+            // As an append of a follower: a marker that cannot be read ends nothing, and the log opens all the same.
+            Err(error @ ReadError::Corrupt { .. }) => {
+                tracing::error!(dir = %self.dir.display(), offset = %header.base_offset, %error, "unreadable control batch");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(Ok(record)) = record else { return Ok(()) };
         let Ok(marker) = EndTxnMarker::parse(record.key.as_deref(), record.value.as_deref()) else {
             return Ok(());
         };

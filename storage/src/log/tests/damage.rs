@@ -217,3 +217,46 @@ fn garbage_behind_the_last_batch_of_a_segment_does_not_cost_the_next_ones() {
     t.reopen(LastShutdown::Unclean);
     assert_eq!(t.records_from(Offset(0)), records);
 }
+
+#[test]
+fn appends_never_lie_behind_what_cannot_be_read() {
+    let mut t = TestLog::new(LogConfig { index_interval_bytes: 100, ..LogConfig::default() });
+    for n in 0..20 {
+        t.append(&batch_at(2, NOW.0 + n)).unwrap();
+    }
+    close(&mut t);
+    let path = file(Offset(0), "log");
+    let mut log = content(&t, &path);
+    let batch_bytes = log.len() / 20;
+    log[5 * batch_bytes + 8..5 * batch_bytes + 12].fill(0x7f);
+    replace(&t, &path, &log);
+    // The way around the batch is lost too.
+    t.disk.remove_file(&file(Offset(0), "index")).unwrap();
+    t.disk.remove_file(&file(Offset(0), "timeindex")).unwrap();
+    t.reopen(LastShutdown::Clean);
+    let at = t.append(&batch(2)).unwrap().base_offset;
+    t.sync();
+    t.crash(3);
+    let slice = t.log.read(at, Offset(i64::MAX), 1, FirstBatch::Whole).unwrap();
+    assert_eq!(slice.base_offset, at);
+}
+
+#[test]
+fn a_marker_that_cannot_be_read_keeps_no_log_from_opening() {
+    for shutdown in [LastShutdown::Clean, LastShutdown::Unclean] {
+        let mut t = TestLog::new(LogConfig::default());
+        t.append(&transactional(5, 0, 2)).unwrap();
+        t.append_marker(5, ControlKind::Abort);
+        t.append(&batch(2)).unwrap();
+        close(&mut t);
+        let path = file(Offset(0), "log");
+        let mut log = content(&t, &path);
+        let marker = ottla_batch::BatchHeader::parse(&log).unwrap().size_in_bytes();
+        // The length of its record.
+        log[marker + ottla_batch::HEADER_LEN] = 0xff;
+        replace(&t, &path, &log);
+        t.disk.remove_file(&file(Offset(5), "snapshot")).unwrap();
+        t.reopen(shutdown);
+        assert_eq!(t.log.end_offset(), Offset(5));
+    }
+}
