@@ -222,7 +222,8 @@ fn garbage_behind_the_last_batch_of_a_segment_does_not_cost_the_next_ones() {
 fn appends_never_lie_behind_what_cannot_be_read() {
     let mut t = TestLog::new(LogConfig { index_interval_bytes: 100, ..LogConfig::default() });
     for n in 0..20 {
-        t.append(&batch_at(2, NOW.0 + n)).unwrap();
+        // The largest timestamp is in the third batch, before the damage.
+        t.append(&batch_at(2, NOW.0 + if n == 2 { 100 } else { n })).unwrap();
     }
     close(&mut t);
     let path = file(Offset(0), "log");
@@ -230,13 +231,17 @@ fn appends_never_lie_behind_what_cannot_be_read() {
     let batch_bytes = log.len() / 20;
     log[5 * batch_bytes + 8..5 * batch_bytes + 12].fill(0x7f);
     replace(&t, &path, &log);
-    // The way around the batch is lost too.
-    t.disk.remove_file(&file(Offset(0), "index")).unwrap();
-    t.disk.remove_file(&file(Offset(0), "timeindex")).unwrap();
+    // The index leads astray for the third batch, and is right at its end.
+    let path = file(Offset(0), "index");
+    let mut index = content(&t, &path);
+    let astray = [3u32.to_be_bytes(), (15 * batch_bytes as u32).to_be_bytes()].concat();
+    let last = index.split_off(index.len() - 8);
+    replace(&t, &path, &[astray, last].concat());
     t.reopen(LastShutdown::Clean);
+    assert_eq!(t.log.end_offset(), Offset(40));
     let at = t.append(&batch(2)).unwrap().base_offset;
     t.sync();
-    t.crash(3);
+    t.log.release_idle().unwrap();
     let slice = t.log.read(at, Offset(i64::MAX), 1, FirstBatch::Whole).unwrap();
     assert_eq!(slice.base_offset, at);
 }
