@@ -2,6 +2,7 @@
 //! `cargo bench -p ottla-benches --bench log`; TMPDIR chooses the disk.
 
 use std::hint::black_box;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,6 +72,26 @@ fn appends(criterion: &mut Criterion) {
             append(&mut setup.log, &batch);
             let synced = setup.log.begin_sync().run().expect("synced");
             setup.log.on_synced(synced);
+        });
+    });
+    // What the same bytes cost without a log: the two above are judged by their ratio to these.
+    let payload = vec![7u8; batch.size_in_bytes()];
+    let raw = tempfile::tempfile().expect("a file");
+    let mut position = 0u64;
+    let mut write = || {
+        // Segments as large as the log's, and no more of them: their pages are cold as often.
+        position = if position >= 256 << 20 { 0 } else { position };
+        if position == 0 {
+            raw.set_len(0).expect("cut");
+        }
+        raw.write_all_at(&payload, position).expect("written");
+        position += payload.len() as u64;
+    };
+    group.bench_function("16x1KiB, raw pwrite", |bencher| bencher.iter(&mut write));
+    group.bench_function("16x1KiB, raw pwrite and fdatasync", |bencher| {
+        bencher.iter(|| {
+            write();
+            raw.sync_data().expect("synced");
         });
     });
     group.finish();
