@@ -356,17 +356,11 @@ impl Log {
             },
         };
         let mut last_epoch = before.map(|before| before.header.leader_epoch);
+        // What lies before the log start nobody reads: rotten or not, it must not take the rest along.
+        let known_good = recovery_point.max(self.log_start_offset);
         while position < file_size {
-            match checked_batch(
-                &file,
-                position,
-                file_size,
-                files.base_offset,
-                end_offset,
-                recovery_point,
-                buffer,
-            )
-            .map_err(io_error)?
+            match checked_batch(&file, position, file_size, files.base_offset, end_offset, known_good, buffer)
+                .map_err(io_error)?
             {
                 // Epochs never go back along a log. Where they do, a truncation was not durable yet when the crash came,
                 // and what follows the new batches is what it had cut off.
@@ -437,7 +431,7 @@ fn checked_batch(
     file_size: u64,
     base_offset: Offset,
     end_offset: Offset,
-    recovery_point: Offset,
+    known_good: Offset,
     buffer: &mut Vec<u8>,
 ) -> io::Result<Result<ottla_batch::BatchHeader, String>> {
     use ottla_batch::{BatchHeader, HEADER_LEN};
@@ -462,7 +456,7 @@ fn checked_batch(
     match header.check_crc(buffer) {
         // It was on stable storage, so it is not torn but rotten. What lies behind it must not go with it; whoever reads it
         // sees by the CRC.
-        Err(error) if header.last_offset() < recovery_point => {
+        Err(error) if header.last_offset() < known_good => {
             tracing::error!(position, offset = %header.base_offset, %error, "a damaged batch that was synced is kept");
             Ok(Ok(header))
         }

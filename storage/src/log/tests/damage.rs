@@ -265,3 +265,19 @@ fn a_marker_that_cannot_be_read_keeps_no_log_from_opening() {
         assert_eq!(t.log.end_offset(), Offset(5));
     }
 }
+
+#[test]
+fn a_rotten_batch_before_the_log_start_cuts_nothing_even_without_a_recovery_point() {
+    let mut t = filled(8);
+    t.log.increment_log_start_offset(Offset(6), Offset(16)).unwrap();
+    let end = t.log.end_offset();
+    close(&mut t);
+    let path = file(Offset(0), "log");
+    let mut log = content(&t, &path);
+    log[90] ^= 1;
+    replace(&t, &path, &log);
+    replace(&t, Path::new("/data/recovery-point-offset-checkpoint"), b"noise");
+    t.reopen(LastShutdown::Unclean);
+    assert_eq!(t.log.end_offset(), end);
+    assert_eq!(t.records_from(Offset(6)).len() as i64, end.0 - 6);
+}
