@@ -93,9 +93,11 @@ pub async fn run(
         }
         task.collect_ready().await?;
         if !task.outbox.is_empty() {
+            let bytes = task.outbox.bytes();
             if write(&mut task.outbox, &task.stream).await.is_err() {
                 return Ok(());
             }
+            task.metrics.bytes_out.inc_by(bytes as u64);
             active = Instant::now();
             continue;
         }
