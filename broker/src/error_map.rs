@@ -3,11 +3,11 @@
 
 use kafka_protocol::error::ResponseError;
 use ottla_batch::BatchError;
-use ottla_raft::SubmitError;
 use ottla_raft::requests::{
     AllocateProducerIdsError, AlterConfigsError, CreatePartitionsError, CreateTopicError, DeleteTopicError,
     ElectLeaderError, UpdateFeaturesError,
 };
+use ottla_raft::{SubmitError, VoterChangeError};
 use ottla_storage::log;
 
 use crate::config::alter::Refusal;
@@ -80,7 +80,8 @@ pub fn producer_id(error: &ProducerIdError) -> ResponseError {
             | SubmitError::OutcomeUnknown
             | SubmitError::Refused(_)
             | SubmitError::NoRoom(_)
-            | SubmitError::Stopped(_) => ResponseError::CoordinatorNotAvailable,
+            | SubmitError::Stopped(_)
+            | SubmitError::NoController(_) => ResponseError::CoordinatorNotAvailable,
         },
     }
 }
@@ -151,10 +152,20 @@ pub fn batch(error: &BatchError) -> ResponseError {
 // ---- metadata
 
 /// A change that did not reach the controller or whose fate is not known: all but `Refused` are worth another try.
+pub fn voter_change(error: &VoterChangeError) -> ResponseError {
+    match error {
+        VoterChangeError::DuplicateVoter(_) => ResponseError::DuplicateVoter,
+        VoterChangeError::VoterNotFound(_) => ResponseError::VoterNotFound,
+        VoterChangeError::InvalidRequest(_) => ResponseError::InvalidRequest,
+        VoterChangeError::TimedOut(_) => ResponseError::RequestTimedOut,
+        VoterChangeError::Submit(error) => submit(error),
+    }
+}
+
 pub fn submit(error: &SubmitError) -> ResponseError {
     match error {
         SubmitError::NotController { .. } | SubmitError::Stopped(_) => ResponseError::NotController,
-        SubmitError::OutcomeUnknown => ResponseError::RequestTimedOut,
+        SubmitError::OutcomeUnknown | SubmitError::NoController(_) => ResponseError::RequestTimedOut,
         SubmitError::Refused(_) => ResponseError::PolicyViolation,
         SubmitError::NoRoom(_) => ResponseError::KafkaStorageError,
     }

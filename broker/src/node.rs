@@ -195,7 +195,7 @@ async fn start_metadata(config: &Arc<NodeConfig>, disk: &Disk) -> Result<Metadat
     metadata.config_check = Some(config.config_check());
     let of_controller = |listener: &&Listener| config.controller_listener_names.contains(&listener.name);
     if let Some(listener) = config.listeners.iter().find(of_controller) {
-        metadata.controller_address = format!("{}:{}", listener.host, listener.port);
+        metadata.peer_address = format!("{}:{}", listener.host, listener.port);
     }
     Ok(Metadata::start(metadata).await?)
 }

@@ -19,5 +19,7 @@ pub use metadata::ids::{
 pub use metadata::image::{Broker, Image, Partition, PartitionReassignment, Topic};
 pub use metadata::records::{ConfigResource, ConfigResourceType, Endpoint, FeatureRange};
 pub use quorum::{
-    Metadata, MetadataConfig, ObserverInfo, QuorumInfo, StartError, SubmitError, TopicDefaults, VoterInfo,
+    Lane, Metadata, MetadataConfig, NoPeers, ObserverInfo, PEER_MESSAGE_BYTES_MAX, PeerRefused, PeerService,
+    QuorumInfo, QuorumRole, StartError, SubmitError, TopicDefaults, Transport, TransportError,
+    VoterChangeError, VoterInfo,
 };

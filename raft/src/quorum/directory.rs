@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::StartError;
 use super::store_sled::{sync_directory, write_file_durably};
@@ -20,11 +21,16 @@ struct Identity {
     format: u32,
     cluster_id: ClusterId,
     node_id: BrokerId,
+    /// Nil in directories of a release that did not have it.
+    #[serde(default = "Uuid::nil")]
+    directory_id: Uuid,
 }
 
 pub struct Directory {
     pub path: PathBuf,
     pub cluster_id: ClusterId,
+    /// Tells this directory from any other that the node may have had or get.
+    pub directory_id: Uuid,
     /// Held while this lives; the kernel lets go of it when the process ends, however it ends.
     _lock: File,
 }
@@ -49,8 +55,12 @@ impl Directory {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked { path }),
             Err(error) => return Err(io_error(error.into())),
         }
-        let cluster_id = match read_identity(&path)? {
-            Some(identity) => {
+        let write = |identity: &Identity| {
+            let json = serde_json::to_vec_pretty(identity).map_err(|error| io_error(error.into()))?;
+            write_file_durably(&path, IDENTITY_FILE, &json).map_err(io_error)
+        };
+        let identity = match read_identity(&path)? {
+            Some(mut identity) => {
                 if let Some(expected) = cluster_id.filter(|expected| **expected != identity.cluster_id) {
                     let expected = expected.clone();
                     return Err(StartError::OtherCluster { path, found: identity.cluster_id, expected });
@@ -58,7 +68,11 @@ impl Directory {
                 if identity.node_id != node_id {
                     return Err(StartError::OtherNode { path, found: identity.node_id, expected: node_id });
                 }
-                identity.cluster_id
+                if identity.directory_id.is_nil() {
+                    identity.directory_id = Uuid::new_v4();
+                    write(&identity)?;
+                }
+                identity
             }
             None => {
                 if path.join("store").exists() {
@@ -68,17 +82,18 @@ impl Directory {
                     });
                 }
                 let cluster_id = cluster_id.cloned().unwrap_or_else(cluster_id_generate);
-                let identity = Identity { format: IDENTITY_FORMAT, cluster_id, node_id };
-                let json = serde_json::to_vec_pretty(&identity).map_err(|error| io_error(error.into()))?;
+                let directory_id = Uuid::new_v4();
+                let identity = Identity { format: IDENTITY_FORMAT, cluster_id, node_id, directory_id };
                 // ORDER: durable before the store is made, so that no store is ever without an owner.
-                write_file_durably(&path, IDENTITY_FILE, &json)
-                    .and_then(|()| sync_directory(log_dir))
+                write(&identity)?;
+                sync_directory(log_dir)
                     .and_then(|()| sync_directory(&log_dir.canonicalize()?.join("..")))
                     .map_err(io_error)?;
-                identity.cluster_id
+                identity
             }
         };
-        Ok(Directory { path, cluster_id, _lock: lock })
+        let Identity { cluster_id, directory_id, .. } = identity;
+        Ok(Directory { path, cluster_id, directory_id, _lock: lock })
     }
 }
 

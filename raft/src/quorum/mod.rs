@@ -10,6 +10,7 @@ pub mod state_machine;
 pub mod store;
 pub mod store_memory;
 pub mod store_sled;
+mod transport;
 pub mod types;
 
 #[cfg(test)]
@@ -24,11 +25,13 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::BasicNode;
 use openraft::{Config, Instant as _, SnapshotPolicy};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::metadata::decide::ITEMS_PER_REQUEST_MAX;
-use crate::metadata::ids::{BrokerId, ClusterId};
+use crate::metadata::ids::{BrokerId, ClusterId, cluster_id_generate};
 use crate::metadata::image::{Configs, Image};
 use crate::metadata::records::ConfigResource;
 use crate::requests::{Request, Submit};
@@ -44,6 +47,9 @@ use store_sled::{OpenStoreError, SledStore};
 use types::Raft;
 
 pub use directory::DIRECTORY_NAME;
+pub use transport::{
+    Lane, NoPeers, PEER_MESSAGE_BYTES_MAX, PeerRefused, PeerService, Transport, TransportError,
+};
 
 /// Judges the complete dynamic configs of a resource before a change of them is written. Pure: the same input gives the same answer.
 pub type ConfigCheck = Arc<dyn Fn(&ConfigResource, &Configs) -> Result<(), String> + Send + Sync>;
@@ -56,8 +62,21 @@ pub struct MetadataConfig {
     pub log_dir: PathBuf,
     /// `None`: whatever the directory says, and on an empty directory a new one.
     pub cluster_id: Option<ClusterId>,
-    /// Where other controllers reach this one, e.g. `127.0.0.1:9093`; kept in the Raft membership.
-    pub controller_address: String,
+    /// Whether this node votes (`process.roles` has controller) or only follows.
+    pub role: QuorumRole,
+    /// `controller.quorum.voters`: the first membership, the same on every node. Empty without it.
+    pub voters: Vec<(BrokerId, String)>,
+    /// `controller.quorum.bootstrap.servers`: where an existing quorum is looked for.
+    pub bootstrap_servers: Vec<String>,
+    /// Where peers reach this node, e.g. `10.0.0.1:9093`; kept in the Raft membership.
+    pub peer_address: String,
+    /// The way to the peers.
+    pub transport: Arc<dyn Transport>,
+    /// Where the peers' requests come in: the caller hands it what its sockets receive.
+    pub peers: PeerService,
+    /// Where random bits come from; the same seed gives the same elections, ids and placements in a simulation. `None`: the
+    /// operating system.
+    pub seed: Option<u64>,
     /// For topics created without counts (`num.partitions`, `default.replication.factor`).
     pub topic_defaults: TopicDefaults,
     /// Static broker settings that elections need where no dynamic config says otherwise.
@@ -73,13 +92,27 @@ impl MetadataConfig {
             node_id,
             log_dir: log_dir.into(),
             cluster_id: None,
-            controller_address: String::new(),
+            role: QuorumRole::Voter,
+            voters: Vec::new(),
+            bootstrap_servers: Vec::new(),
+            peer_address: String::new(),
+            transport: Arc::new(NoPeers),
+            peers: PeerService::new(),
+            seed: None,
             topic_defaults: TopicDefaults::default(),
             unclean_leader_election: false,
             config_check: None,
             broker_session_timeout: None,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuorumRole {
+    /// A controller: votes as soon as it is in the voters' set.
+    Voter,
+    /// A broker only: follows the log.
+    Observer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +147,7 @@ pub enum StartError {
     InvalidConfig(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SubmitError {
     /// Not the active controller; ask `leader` if known. Nothing was changed.
     #[error("this node is not the active controller")]
@@ -132,6 +165,28 @@ pub enum SubmitError {
     /// The metadata is shut down, or a write of it failed.
     #[error("the metadata is stopped: {0}")]
     Stopped(String),
+    /// No active controller answered in time. Nothing was changed.
+    #[error("no active controller could be reached within {0:?}")]
+    NoController(Duration),
+}
+
+/// Why the voters' set stays as it is, or may (`add_voter`, `remove_voter`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum VoterChangeError {
+    /// DUPLICATE_VOTER
+    #[error("node {0} is a voter already")]
+    DuplicateVoter(BrokerId),
+    /// VOTER_NOT_FOUND
+    #[error("{0}")]
+    VoterNotFound(String),
+    /// INVALID_REQUEST
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// REQUEST_TIMED_OUT: another change is in progress, or the new voter does not catch up.
+    #[error("{0}")]
+    TimedOut(String),
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
 }
 
 /// What DescribeQuorum shows.
@@ -144,17 +199,22 @@ pub struct QuorumInfo {
     pub high_watermark: i64,
     pub voters: Vec<VoterInfo>,
     pub observers: Vec<ObserverInfo>,
-    /// The addresses of the voters.
+    /// Where the voters and observers are reached.
     pub addresses: BTreeMap<BrokerId, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VoterInfo {
     pub id: BrokerId,
+    /// Of its metadata directory; nil while it is not known.
+    pub directory_id: Uuid,
     /// Exclusive; -1 if not known here.
     pub log_end_offset: i64,
     /// Milliseconds since the voter last acknowledged; 0 for the leader itself, `None` if not known here.
     pub silent_ms: Option<u64>,
+    /// Milliseconds since the voter last had everything that was in the leader's log; 0 for the leader itself, `None` if not
+    /// known here.
+    pub behind_ms: Option<u64>,
 }
 
 pub type ObserverInfo = VoterInfo;
@@ -176,6 +236,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Metadata {
     node_id: BrokerId,
+    directory_id: Uuid,
     raft: Raft,
     published: Arc<Published>,
     requests: mpsc::Sender<Waiting>,
@@ -215,8 +276,8 @@ impl Metadata {
     pub async fn start_in_memory(
         config: MetadataConfig,
         store: Arc<store_memory::MemoryStore>,
-        cluster_id: ClusterId,
     ) -> Result<Metadata, StartError> {
+        let cluster_id = config.cluster_id.clone().unwrap_or_else(cluster_id_generate);
         Metadata::start_on(config, store, cluster_id, PathBuf::from("(memory)"), None).await
     }
 
@@ -243,7 +304,7 @@ impl Metadata {
             .await
             .map_err(|error| quorum_error(&error))?;
         if !raft.is_initialized().await.map_err(|error| quorum_error(&error))? {
-            let voters = BTreeMap::from([(id, BasicNode::new(&config.controller_address))]);
+            let voters = BTreeMap::from([(id, BasicNode::new(&config.peer_address))]);
             raft.initialize(voters).await.map_err(|error| quorum_error(&error))?;
         } else if raft.voter_ids().eq([id]) {
             // Nobody else could have been elected meanwhile: waiting for a timeout would only cost time.
@@ -255,9 +316,16 @@ impl Metadata {
         let node_id = config.node_id;
         let controller = Controller::new(raft.clone(), published.clone(), store.clone(), config);
         let controller = tokio::spawn(controller.run(waiting, stopped));
+        let directory_id = directory.as_ref().map_or(Uuid::nil(), |directory| directory.directory_id);
         let running = Running { store, stop, controller, _directory: directory };
-        let metadata =
-            Metadata { node_id, raft, published, requests, running: Arc::new(Mutex::new(Some(running))) };
+        let metadata = Metadata {
+            node_id,
+            directory_id,
+            raft,
+            published,
+            requests,
+            running: Arc::new(Mutex::new(Some(running))),
+        };
         if let Err(error) = metadata.wait_until_led().await {
             metadata.shutdown().await;
             return Err(error);
@@ -343,6 +411,8 @@ impl Metadata {
                         .and_then(|peers| peers.get(&id))
                         .map_or(-1, |matched| end(matched.as_ref().map(|matched| matched.index)))
                 },
+                directory_id: Uuid::nil(),
+                behind_ms: (id == own_id).then_some(0),
                 silent_ms: if id == own_id {
                     Some(0)
                 } else {
@@ -367,6 +437,27 @@ impl Metadata {
                 .filter_map(|(id, node)| Some((broker_id(Some(*id))?, node.addr.clone())))
                 .collect(),
         }
+    }
+
+    /// Makes a node that follows the log a voter (AddRaftVoter). Returns when the new set is in force, which includes that
+    /// the node has caught up.
+    pub async fn add_voter(
+        &self,
+        id: BrokerId,
+        _directory_id: Uuid,
+        _address: &str,
+    ) -> Result<(), VoterChangeError> {
+        Err(VoterChangeError::InvalidRequest(format!("node {id} cannot become a voter: there is one voter")))
+    }
+
+    /// Takes a voter out of the set (RemoveRaftVoter).
+    pub async fn remove_voter(&self, id: BrokerId, _directory_id: Uuid) -> Result<(), VoterChangeError> {
+        Err(VoterChangeError::InvalidRequest(format!("voter {id} cannot be removed: there is one voter")))
+    }
+
+    /// Of this node's metadata directory.
+    pub fn directory_id(&self) -> Uuid {
+        self.directory_id
     }
 
     /// Resolves when the metadata stopped by itself (a failed write, a broken log), with the reason. The process must not go

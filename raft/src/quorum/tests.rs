@@ -499,10 +499,7 @@ async fn a_snapshot_replaces_the_log() {
 #[tokio::test]
 async fn requests_that_wait_share_entries_and_are_bounded() {
     let store = Arc::new(MemoryStore::new());
-    let metadata =
-        Metadata::start_in_memory(MetadataConfig::new(BrokerId(1), ""), store, ClusterId("c".into()))
-            .await
-            .unwrap();
+    let metadata = Metadata::start_in_memory(MetadataConfig::new(BrokerId(1), ""), store).await.unwrap();
     register(&metadata).await;
     let before = metadata.image().last_offset;
     // On one thread the controller does not run before all have asked.
@@ -523,8 +520,7 @@ async fn requests_that_wait_share_entries_and_are_bounded() {
 #[tokio::test]
 async fn a_failed_disk_stops_the_metadata_and_acknowledges_nothing() {
     let store = Arc::new(MemoryStore::new());
-    let start =
-        |store| Metadata::start_in_memory(MetadataConfig::new(BrokerId(1), ""), store, ClusterId("c".into()));
+    let start = |store| Metadata::start_in_memory(MetadataConfig::new(BrokerId(1), ""), store);
     let metadata = start(store.clone()).await.unwrap();
     register(&metadata).await;
     create(&metadata, "before").await;
@@ -545,7 +541,7 @@ async fn a_failed_disk_stops_the_metadata_and_acknowledges_nothing() {
 async fn a_full_disk_refuses_growth_and_takes_the_rest() {
     let store = Arc::new(MemoryStore::new());
     let config = MetadataConfig::new(BrokerId(1), "");
-    let metadata = Metadata::start_in_memory(config, store.clone(), ClusterId("c".into())).await.unwrap();
+    let metadata = Metadata::start_in_memory(config, store.clone()).await.unwrap();
     register(&metadata).await;
     create(&metadata, "before").await;
     store.limit_room(Some(2 << 20));
@@ -569,7 +565,7 @@ async fn a_silent_broker_is_fenced_and_a_living_one_is_not_replaced() {
     let mut config = MetadataConfig::new(BrokerId(9), "");
     config.broker_session_timeout = Some(Duration::from_secs(9));
     let store = Arc::new(MemoryStore::new());
-    let metadata = Metadata::start_in_memory(config, store, ClusterId("c".into())).await.unwrap();
+    let metadata = Metadata::start_in_memory(config, store).await.unwrap();
     register(&metadata).await;
     let other = metadata.submit(registration()).await.unwrap();
     assert_eq!(other, Err(RegisterBrokerError::Duplicate(BrokerId(1))));
