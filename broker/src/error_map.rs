@@ -70,9 +70,7 @@ pub fn producer_id(error: &ProducerIdError) -> ResponseError {
     match error {
         ProducerIdError::NotRegistered => ResponseError::CoordinatorNotAvailable,
         ProducerIdError::Refused(error) => match error {
-            AllocateProducerIdsError::NotRegistered(_) | AllocateProducerIdsError::StaleEpoch { .. } => {
-                ResponseError::CoordinatorNotAvailable
-            }
+            AllocateProducerIdsError::BrokerEpoch(_) => ResponseError::CoordinatorNotAvailable,
             AllocateProducerIdsError::Exhausted => ResponseError::UnknownServerError,
         },
         ProducerIdError::Submit(error) => match error {
@@ -228,6 +226,7 @@ pub fn elect_leader(error: &ElectLeaderError) -> ResponseError {
         ElectLeaderError::PreferredLeaderNotAvailable => ResponseError::PreferredLeaderNotAvailable,
         ElectLeaderError::EligibleLeadersNotAvailable => ResponseError::EligibleLeadersNotAvailable,
         ElectLeaderError::InvalidRequest(_) => ResponseError::InvalidRequest,
+        ElectLeaderError::LimitReached(_) => ResponseError::PolicyViolation,
     }
 }
 

@@ -241,6 +241,7 @@ impl Registration {
             metadata_offset,
             want_fence: false,
             want_shut_down: wish == Wish::ShutDown,
+            offline_log_dirs: Vec::new(),
         };
         match self.metadata.submit(beat).await {
             Ok(Ok(state)) => Ok(state),
@@ -311,6 +312,7 @@ async fn register(
             rack: config.rack.as_deref().map(Into::into),
             features: features::supported(),
             log_dirs: log_dirs.iter().map(LogDir::directory_id).collect(),
+            previous_epoch: None,
         })
         .await
         .map_err(|error| StartError::Register(error.to_string()))?;

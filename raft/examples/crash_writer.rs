@@ -360,6 +360,7 @@ async fn write_node(directory: &Path, seed: &str) -> anyhow::Result<()> {
         rack: None,
         features: ottla_raft::metadata::features::supported(),
         log_dirs: vec![],
+        previous_epoch: None,
     };
     let epoch = metadata.submit(registration).await??;
     let heartbeat = ottla_raft::requests::BrokerHeartbeat {
@@ -368,6 +369,7 @@ async fn write_node(directory: &Path, seed: &str) -> anyhow::Result<()> {
         metadata_offset: metadata.image().last_offset,
         want_fence: false,
         want_shut_down: false,
+        offline_log_dirs: Vec::new(),
     };
     ensure!(!metadata.submit(heartbeat).await??.is_fenced, "the broker stays fenced");
     acknowledge(format_args!("epoch {epoch}"));

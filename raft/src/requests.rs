@@ -4,13 +4,18 @@
 //! Kafka's codes. What Kafka's broker front checks by itself (authorisation, names of internal topics, the values of
 //! config keys) is the caller's.
 
+mod replication;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::metadata::ids::{BrokerEpoch, BrokerId, TopicId};
 use crate::metadata::records::{ConfigResource, Endpoint, FeatureRange};
+
+pub use replication::*;
 
 /// A request that `Metadata::submit` takes, with the type of its answer.
 pub trait Submit: Into<Request> + Send {
@@ -21,10 +26,10 @@ pub trait Submit: Into<Request> + Send {
 
 macro_rules! requests {
     ($($name:ident => $response:ty),+ $(,)?) => {
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, Serialize, Deserialize)]
         pub enum Request { $($name($name)),+ }
 
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, Serialize, Deserialize)]
         pub enum Response { $($name($response)),+ }
 
         $(
@@ -44,7 +49,7 @@ macro_rules! requests {
 
 requests! {
     RegisterBroker => Result<BrokerEpoch, RegisterBrokerError>,
-    BrokerHeartbeat => Result<BrokerHeartbeatState, BrokerHeartbeatError>,
+    BrokerHeartbeat => Result<BrokerHeartbeatState, BrokerEpochError>,
     UnregisterBroker => Result<(), UnregisterBrokerError>,
     CreateTopics => Vec<CreateTopicResult>,
     DeleteTopics => Vec<DeleteTopicResult>,
@@ -54,6 +59,9 @@ requests! {
     AllocateProducerIds => Result<ProducerIdBlock, AllocateProducerIdsError>,
     UpdateFeatures => Result<Vec<UpdateFeatureResult>, UpdateFeaturesError>,
     ElectLeaders => Vec<ElectLeaderResult>,
+    AlterPartition => Result<Vec<AlterPartitionResult>, BrokerEpochError>,
+    AlterPartitionReassignments => Vec<ReassignmentResult>,
+    AssignReplicasToDirs => Result<Vec<AssignReplicaResult>, BrokerEpochError>,
 }
 
 impl Request {
@@ -81,6 +89,60 @@ impl Request {
             }
             Request::UpdateFeatures(request) => request.updates.len(),
             Request::ElectLeaders(request) => request.partitions.as_ref().map_or(1, Vec::len),
+            Request::AlterPartition(request) => {
+                request.partitions.iter().map(|partition| 1 + partition.isr.len()).sum()
+            }
+            Request::AlterPartitionReassignments(request) => {
+                request.items.len() + replicas(request.items.iter().filter_map(|item| item.replicas.as_ref()))
+            }
+            Request::AssignReplicasToDirs(request) => request.assignments.len(),
+        }
+    }
+
+    /// Whether the request keeps the cluster alive or may free space, as opposed to making it larger: a disk that is
+    /// nearly full still takes it.
+    pub fn is_upkeep(&self) -> bool {
+        match self {
+            Request::RegisterBroker(_)
+            | Request::BrokerHeartbeat(_)
+            | Request::UnregisterBroker(_)
+            | Request::DeleteTopics(_)
+            | Request::IncrementalAlterConfigs(_)
+            | Request::AlterConfigs(_)
+            | Request::ElectLeaders(_)
+            | Request::AlterPartition(_)
+            | Request::AlterPartitionReassignments(_)
+            | Request::AssignReplicasToDirs(_) => true,
+            Request::CreateTopics(_)
+            | Request::CreatePartitions(_)
+            | Request::AllocateProducerIds(_)
+            | Request::UpdateFeatures(_) => false,
+        }
+    }
+
+    /// Whether the request may be asked again when it is not known if it was done: doing it twice changes nothing that
+    /// doing it once did not, undoes nothing that somebody else did in between, and the second answer serves the asker.
+    /// The others would see their own first attempt (`AlreadyExists`), or overwrite a later change.
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            // Its own registration again gives the same process a newer epoch.
+            Request::RegisterBroker(_)
+            | Request::BrokerHeartbeat(_)
+            // The block of the first attempt is lost, no id is given twice.
+            | Request::AllocateProducerIds(_)
+            // Fenced by the partition epoch: the second attempt is refused, and the leader looks at the image.
+            | Request::AlterPartition(_)
+            // Fenced by the broker epoch, and only that broker asks it.
+            | Request::AssignReplicasToDirs(_) => true,
+            Request::UnregisterBroker(_)
+            | Request::CreateTopics(_)
+            | Request::DeleteTopics(_)
+            | Request::CreatePartitions(_)
+            | Request::IncrementalAlterConfigs(_)
+            | Request::AlterConfigs(_)
+            | Request::UpdateFeatures(_)
+            | Request::ElectLeaders(_)
+            | Request::AlterPartitionReassignments(_) => false,
         }
     }
 }
@@ -91,7 +153,7 @@ fn replicas<'a>(assignments: impl Iterator<Item = &'a Vec<BrokerId>>) -> usize {
 
 // ---- brokers
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RegisterBroker {
     pub id: BrokerId,
     /// A fresh uuid per start of the process.
@@ -100,9 +162,13 @@ pub struct RegisterBroker {
     pub rack: Option<Arc<str>>,
     pub features: BTreeMap<String, FeatureRange>,
     pub log_dirs: Vec<Uuid>,
+    /// The epoch that the broker had when it last shut down cleanly; `None` if it did not, or never ran. What it had
+    /// acknowledged but not synced may then be gone (KIP-966).
+    #[serde(default)]
+    pub previous_epoch: Option<BrokerEpoch>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum RegisterBrokerError {
     /// DUPLICATE_BROKER_REGISTRATION
     #[error("another broker is registered with id {0} and is alive")]
@@ -115,7 +181,7 @@ pub enum RegisterBrokerError {
     Invalid(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BrokerHeartbeat {
     pub id: BrokerId,
     pub epoch: BrokerEpoch,
@@ -123,9 +189,12 @@ pub struct BrokerHeartbeat {
     pub metadata_offset: u64,
     pub want_fence: bool,
     pub want_shut_down: bool,
+    /// Those of its registered log directories that failed since (KIP-858).
+    #[serde(default)]
+    pub offline_log_dirs: Vec<Uuid>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerHeartbeatState {
     /// The broker has applied its own registration.
     pub is_caught_up: bool,
@@ -134,22 +203,12 @@ pub struct BrokerHeartbeatState {
     pub should_shut_down: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BrokerHeartbeatError {
-    /// BROKER_ID_NOT_REGISTERED
-    #[error("no broker {0} is registered")]
-    NotRegistered(BrokerId),
-    /// STALE_BROKER_EPOCH
-    #[error("broker {id} has epoch {current}, not {given}")]
-    StaleEpoch { id: BrokerId, current: BrokerEpoch, given: BrokerEpoch },
-}
-
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnregisterBroker {
     pub id: BrokerId,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum UnregisterBrokerError {
     /// BROKER_ID_NOT_REGISTERED
     #[error("no broker {0} is registered")]
@@ -158,13 +217,13 @@ pub enum UnregisterBrokerError {
 
 // ---- topics
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CreateTopics {
     pub topics: Vec<NewTopic>,
     pub validate_only: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewTopic {
     pub name: String,
     /// -1 takes the default (`TopicDefaults`); must be -1 with an assignment.
@@ -177,13 +236,13 @@ pub struct NewTopic {
     pub configs: Vec<(String, String)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateTopicResult {
     pub name: String,
     pub result: Result<CreatedTopic, CreateTopicError>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedTopic {
     /// `TopicId::ZERO` when it was only validated.
     pub id: TopicId,
@@ -191,7 +250,7 @@ pub struct CreatedTopic {
     pub replication_factor: i16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum CreateTopicError {
     /// INVALID_TOPIC_EXCEPTION
     #[error("{0}")]
@@ -219,25 +278,25 @@ pub enum CreateTopicError {
     LimitReached(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeleteTopics {
     pub topics: Vec<TopicReference>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TopicReference {
     Name(String),
     Id(TopicId),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteTopicResult {
     pub reference: TopicReference,
     /// Name and id of the deleted topic.
     pub result: Result<(Arc<str>, TopicId), DeleteTopicError>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum DeleteTopicError {
     /// UNKNOWN_TOPIC_OR_PARTITION
     #[error("there is no such topic")]
@@ -250,13 +309,13 @@ pub enum DeleteTopicError {
     InvalidRequest(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CreatePartitions {
     pub topics: Vec<NewPartitions>,
     pub validate_only: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewPartitions {
     pub name: String,
     /// The total that the topic shall have.
@@ -265,13 +324,13 @@ pub struct NewPartitions {
     pub assignments: Option<Vec<Vec<BrokerId>>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatePartitionsResult {
     pub name: String,
     pub result: Result<(), CreatePartitionsError>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum CreatePartitionsError {
     /// UNKNOWN_TOPIC_OR_PARTITION
     #[error("there is no such topic")]
@@ -296,13 +355,13 @@ pub enum CreatePartitionsError {
 // ---- configs
 
 /// KIP-339. Resources are independent of each other; within one, all operations are done or none.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IncrementalAlterConfigs {
     pub resources: Vec<(ConfigResource, Vec<(String, ConfigOperation)>)>,
     pub validate_only: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConfigOperation {
     Set(String),
     Delete,
@@ -321,19 +380,19 @@ pub enum ConfigOperation {
 }
 
 /// The old AlterConfigs: the given entries replace all dynamic configs of the resource.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AlterConfigs {
     pub resources: Vec<(ConfigResource, Vec<(String, String)>)>,
     pub validate_only: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlterConfigsResult {
     pub resource: ConfigResource,
     pub result: Result<(), AlterConfigsError>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AlterConfigsError {
     /// INVALID_REQUEST
     #[error("{0}")]
@@ -351,13 +410,13 @@ pub enum AlterConfigsError {
 
 // ---- the rest
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AllocateProducerIds {
     pub broker: BrokerId,
     pub epoch: BrokerEpoch,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerIdBlock {
     pub first: i64,
     pub count: i32,
@@ -366,26 +425,22 @@ pub struct ProducerIdBlock {
 /// How many producer ids one allocation gives, as in Kafka (KIP-730).
 pub const PRODUCER_ID_BLOCK: i32 = 1000;
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AllocateProducerIdsError {
-    /// BROKER_ID_NOT_REGISTERED
-    #[error("no broker {0} is registered")]
-    NotRegistered(BrokerId),
-    /// STALE_BROKER_EPOCH
-    #[error("broker {id} has epoch {current}, not {given}")]
-    StaleEpoch { id: BrokerId, current: BrokerEpoch, given: BrokerEpoch },
+    #[error(transparent)]
+    BrokerEpoch(#[from] BrokerEpochError),
     /// UNKNOWN_SERVER_ERROR
     #[error("all producer ids are used up")]
     Exhausted,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UpdateFeatures {
     pub updates: Vec<FeatureUpdate>,
     pub validate_only: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FeatureUpdate {
     pub name: String,
     /// 0 switches the feature off.
@@ -393,7 +448,7 @@ pub struct FeatureUpdate {
     pub kind: FeatureUpdateType,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FeatureUpdateType {
     Upgrade,
     SafeDowngrade,
@@ -402,7 +457,7 @@ pub enum FeatureUpdateType {
     Unknown(i8),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateFeatureResult {
     pub name: String,
     /// What was asked for, and is now so unless it was only to be validated.
@@ -410,50 +465,11 @@ pub struct UpdateFeatureResult {
 }
 
 /// The request is done whole or refused whole.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum UpdateFeaturesError {
     /// INVALID_UPDATE_VERSION
     #[error("no feature was changed: {0}")]
     InvalidUpdateVersion(String),
-    /// INVALID_REQUEST
-    #[error("{0}")]
-    InvalidRequest(String),
-}
-
-#[derive(Clone, Debug)]
-pub struct ElectLeaders {
-    pub election: ElectionType,
-    /// `None` asks for every partition; then ELECTION_NOT_NEEDED answers are left out, as in Kafka.
-    pub partitions: Option<Vec<(String, i32)>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ElectionType {
-    Preferred,
-    Unclean,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ElectLeaderResult {
-    pub topic: String,
-    pub partition: i32,
-    pub result: Result<(), ElectLeaderError>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ElectLeaderError {
-    /// UNKNOWN_TOPIC_OR_PARTITION
-    #[error("{0}")]
-    UnknownTopicOrPartition(String),
-    /// ELECTION_NOT_NEEDED
-    #[error("the partition has that leader already")]
-    NotNeeded,
-    /// PREFERRED_LEADER_NOT_AVAILABLE
-    #[error("the preferred leader is not available")]
-    PreferredLeaderNotAvailable,
-    /// ELIGIBLE_LEADERS_NOT_AVAILABLE
-    #[error("no eligible replica is available")]
-    EligibleLeadersNotAvailable,
     /// INVALID_REQUEST
     #[error("{0}")]
     InvalidRequest(String),

@@ -230,7 +230,7 @@ impl Controller {
         }
         let upkeep = self.reserve(ROOM_FOR_UPKEEP).await;
         let (taken, refused): (VecDeque<_>, VecDeque<_>) =
-            waiting.drain(..).partition(|entry| upkeep.is_ok() && is_upkeep(&entry.request));
+            waiting.drain(..).partition(|entry| upkeep.is_ok() && entry.request.is_upkeep());
         *waiting = taken;
         for entry in refused {
             let _ = entry.answer.send(Err(SubmitError::NoRoom(full.to_string())));
@@ -368,27 +368,11 @@ impl Controller {
                     metadata_offset: 0,
                     want_fence: true,
                     want_shut_down: false,
+                    offline_log_dirs: Vec::new(),
                 };
                 Waiting { request: request.into(), answer: oneshot::channel().0 }
             })
             .collect()
-    }
-}
-
-/// Whether a request keeps the cluster alive or may free space, as opposed to making it larger.
-fn is_upkeep(request: &Request) -> bool {
-    match request {
-        Request::RegisterBroker(_)
-        | Request::BrokerHeartbeat(_)
-        | Request::UnregisterBroker(_)
-        | Request::DeleteTopics(_)
-        | Request::IncrementalAlterConfigs(_)
-        | Request::AlterConfigs(_)
-        | Request::ElectLeaders(_) => true,
-        Request::CreateTopics(_)
-        | Request::CreatePartitions(_)
-        | Request::AllocateProducerIds(_)
-        | Request::UpdateFeatures(_) => false,
     }
 }
 

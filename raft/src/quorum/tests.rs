@@ -404,6 +404,7 @@ fn registration() -> RegisterBroker {
         rack: None,
         features: features::supported(),
         log_dirs: vec![],
+        previous_epoch: None,
     }
 }
 
@@ -415,6 +416,7 @@ async fn register(metadata: &Metadata) -> crate::metadata::ids::BrokerEpoch {
         metadata_offset: metadata.image().last_offset,
         want_fence: false,
         want_shut_down: false,
+        offline_log_dirs: Vec::new(),
     };
     assert!(!metadata.submit(heartbeat).await.unwrap().unwrap().is_fenced);
     epoch
@@ -581,6 +583,7 @@ async fn a_silent_broker_is_fenced_and_a_living_one_is_not_replaced() {
             metadata_offset: metadata.image().last_offset,
             want_fence: false,
             want_shut_down: false,
+            offline_log_dirs: Vec::new(),
         };
         metadata.submit(heartbeat).await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;

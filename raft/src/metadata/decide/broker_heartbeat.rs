@@ -6,18 +6,18 @@ use crate::metadata::election::{Election, decide_partition_change};
 use crate::metadata::ids::{BrokerEpoch, BrokerId};
 use crate::metadata::image::Image;
 use crate::metadata::records::{PartitionState, Record};
-use crate::requests::{BrokerHeartbeat, BrokerHeartbeatError, BrokerHeartbeatState};
+use crate::requests::{BrokerEpochError, BrokerHeartbeat, BrokerHeartbeatState};
 
-pub(super) enum EpochError {
-    NotRegistered,
-    /// The current one.
-    Stale(BrokerEpoch),
-}
-
-pub(super) fn check_epoch(image: &Image, id: BrokerId, given: BrokerEpoch) -> Result<(), EpochError> {
+pub(super) fn check_broker_epoch(
+    image: &Image,
+    id: BrokerId,
+    given: BrokerEpoch,
+) -> Result<(), BrokerEpochError> {
     match image.broker(id) {
-        None => Err(EpochError::NotRegistered),
-        Some(broker) if broker.epoch != given => Err(EpochError::Stale(broker.epoch)),
+        None => Err(BrokerEpochError::NotRegistered(id)),
+        Some(broker) if broker.epoch != given => {
+            Err(BrokerEpochError::Stale { id, current: broker.epoch, given })
+        }
         Some(_) => Ok(()),
     }
 }
@@ -25,16 +25,11 @@ pub(super) fn check_epoch(image: &Image, id: BrokerId, given: BrokerEpoch) -> Re
 pub(super) fn decide(
     request: &BrokerHeartbeat,
     draft: &mut Draft<'_>,
-) -> Result<BrokerHeartbeatState, BrokerHeartbeatError> {
-    check_epoch(&draft.image, request.id, request.epoch).map_err(|error| match error {
-        EpochError::NotRegistered => BrokerHeartbeatError::NotRegistered(request.id),
-        EpochError::Stale(current) => {
-            BrokerHeartbeatError::StaleEpoch { id: request.id, current, given: request.epoch }
-        }
-    })?;
+) -> Result<BrokerHeartbeatState, BrokerEpochError> {
+    check_broker_epoch(&draft.image, request.id, request.epoch)?;
     let (fenced, shutting_down) = match draft.image.broker(request.id) {
         Some(broker) => (broker.fenced, broker.in_controlled_shutdown),
-        None => return Err(BrokerHeartbeatError::NotRegistered(request.id)),
+        None => return Err(BrokerEpochError::NotRegistered(request.id)),
     };
     // The broker's epoch is the offset of its registration: past it, the broker knows who it is.
     let is_caught_up = i64::try_from(request.metadata_offset).unwrap_or(i64::MAX) >= request.epoch.0;

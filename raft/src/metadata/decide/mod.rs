@@ -6,6 +6,9 @@
 
 mod allocate_producer_ids;
 mod alter_configs;
+mod alter_partition;
+mod alter_partition_reassignments;
+mod assign_replicas_to_dirs;
 mod broker_heartbeat;
 mod create_partitions;
 mod create_topics;
@@ -98,6 +101,15 @@ pub fn decide(request: &Request, image: &Image, context: &Context<'_>) -> Decisi
             Response::UpdateFeatures(update_features::decide(request, &mut draft))
         }
         Request::ElectLeaders(request) => Response::ElectLeaders(elect_leaders::decide(request, &mut draft)),
+        Request::AlterPartition(request) => {
+            Response::AlterPartition(alter_partition::decide(request, &mut draft))
+        }
+        Request::AlterPartitionReassignments(request) => {
+            Response::AlterPartitionReassignments(alter_partition_reassignments::decide(request, &mut draft))
+        }
+        Request::AssignReplicasToDirs(request) => {
+            Response::AssignReplicasToDirs(assign_replicas_to_dirs::decide(request, &mut draft))
+        }
     };
     Decision { records: draft.records, ahead: draft.image, response }
 }

@@ -138,6 +138,7 @@ fn registration(id: i32, incarnation: u128, rack: Option<&str>) -> RegisterBroke
         rack: rack.map(Into::into),
         features: features::supported(),
         log_dirs: vec![],
+        previous_epoch: None,
     }
 }
 
@@ -148,6 +149,7 @@ fn heartbeat(id: i32, epoch: BrokerEpoch) -> BrokerHeartbeat {
         metadata_offset: u64::MAX,
         want_fence: false,
         want_shut_down: false,
+        offline_log_dirs: vec![],
     }
 }
 
@@ -741,9 +743,9 @@ fn registrations() {
     assert!(second > epoch && !cluster.image.broker(BrokerId(1)).unwrap().fenced);
     assert_eq!(
         cluster.submit(heartbeat(1, epoch)),
-        Err(BrokerHeartbeatError::StaleEpoch { id: BrokerId(1), current: second, given: epoch })
+        Err(BrokerEpochError::Stale { id: BrokerId(1), current: second, given: epoch })
     );
-    assert_eq!(cluster.submit(heartbeat(5, epoch)), Err(BrokerHeartbeatError::NotRegistered(BrokerId(5))));
+    assert_eq!(cluster.submit(heartbeat(5, epoch)), Err(BrokerEpochError::NotRegistered(BrokerId(5))));
 
     // Another process: only if the first is not heard of any more.
     cluster.live.insert(BrokerId(1));
@@ -842,12 +844,12 @@ fn producer_id_blocks_never_overlap() {
     assert_eq!(cluster.submit(ask.clone()), Ok(ProducerIdBlock { first: 1000, count: 1000 }));
     assert_eq!(
         cluster.submit(AllocateProducerIds { broker: BrokerId(2), epoch }),
-        Err(AllocateProducerIdsError::NotRegistered(BrokerId(2)))
+        Err(BrokerEpochError::NotRegistered(BrokerId(2)).into())
     );
     let given = BrokerEpoch(epoch.0 + 1);
     assert_eq!(
         cluster.submit(AllocateProducerIds { broker: BrokerId(1), epoch: given }),
-        Err(AllocateProducerIdsError::StaleEpoch { id: BrokerId(1), current: epoch, given })
+        Err(BrokerEpochError::Stale { id: BrokerId(1), current: epoch, given }.into())
     );
     cluster.image.next_producer_id = i64::MAX - 999;
     assert_eq!(cluster.submit(ask), Err(AllocateProducerIdsError::Exhausted));
