@@ -18,11 +18,10 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::ClientError;
+use crate::socket::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 use crate::wire::{self, ErrorCode, FRAME_BYTES_MAX, text};
 
 /// Requests waiting for the writer; a full queue makes senders wait.

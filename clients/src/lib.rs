@@ -12,10 +12,12 @@
 
 pub mod admin;
 pub mod cli;
+mod clock;
 pub mod cluster;
 pub mod connection;
 pub mod consumer;
 pub mod error;
 pub mod partitioner;
 pub mod producer;
+mod socket;
 pub mod wire;

@@ -428,8 +428,7 @@ impl Drop for Batch {
 }
 
 fn now() -> TimestampMs {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    TimestampMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    TimestampMs(i64::try_from(crate::clock::since_epoch().as_millis()).unwrap_or(i64::MAX))
 }
 
 impl State {

@@ -117,13 +117,41 @@ fn crates_import_only_what_they_may() {
 }
 
 #[test]
-fn only_net_and_the_metrics_port_know_sockets() {
-    let words = ["tokio::net", "TcpStream", "TcpListener", "std::net::Tcp", "rustix::net", "socket2"];
+fn only_the_socket_doors_and_the_metrics_port_know_sockets() {
+    let words =
+        ["tokio::net", "TcpStream", "TcpListener", "std::net::Tcp", "rustix::net", "socket2", "turmoil::net"];
     assert_none(
-        "Sockets belong to broker/src/net (and the HTTP port to broker/src/metrics).",
-        offences(&sources("broker/src"), &words, &["broker/src/net/", "broker/src/metrics/http.rs"]),
+        "Sockets belong to broker/src/net/socket.rs (and the HTTP port to broker/src/metrics).",
+        offences(&sources("broker/src"), &words, &["broker/src/net/socket.rs", "broker/src/metrics/http.rs"]),
     );
-    assert_none("The log knows no sockets.", offences(&sources("storage"), &words, &[]));
+    // The connection names the types that the door hands it.
+    let words = ["tokio::net", "std::net::Tcp", "turmoil::net"];
+    assert_none(
+        "Sockets belong to clients/src/socket.rs.",
+        offences(&sources("clients/src"), &words, &["clients/src/socket.rs"]),
+    );
+    for place in ["storage", "raft/src"] {
+        assert_none(&format!("{place} knows no sockets."), offences(&sources(place), &words, &[]));
+    }
+    assert_none(
+        "Handlers, replicas and groups reach sockets through nobody but broker/src/net.",
+        offences(&sources("broker/src"), &["net::socket", "super::socket"], &["broker/src/net/"]),
+    );
+}
+
+#[test]
+fn only_the_clock_doors_read_the_time_of_day() {
+    for (place, doors) in [
+        ("broker/src", &["broker/src/clock.rs"][..]),
+        ("clients/src", &["clients/src/clock.rs"][..]),
+        ("raft/src", &[][..]),
+        ("storage", &[][..]),
+    ] {
+        assert_none(
+            "The time of day is read behind one door of each crate, which a simulation replaces.",
+            offences(&sources(place), &["SystemTime"], doors),
+        );
+    }
 }
 
 #[test]

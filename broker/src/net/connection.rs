@@ -14,11 +14,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::frame::{FrameReader, Request, Taken};
+use super::socket::Stream;
 use super::writer::{Outbox, reply_of};
 use crate::api::table::Row;
 use crate::api::{Close, Connection, Reply, RequestContext, Started, api_versions};
@@ -66,7 +66,7 @@ impl Future for Pending {
 
 /// Runs a connection to its end. `Err` carries the reason when it was this side that closed it.
 pub async fn run(
-    stream: TcpStream,
+    stream: Stream,
     connection: Arc<Connection>,
     broker: Arc<Broker>,
     mut stop: watch::Receiver<bool>,
@@ -133,7 +133,7 @@ pub async fn run(
     }
 }
 
-async fn write(outbox: &mut Outbox, stream: &TcpStream) -> io::Result<()> {
+async fn write(outbox: &mut Outbox, stream: &Stream) -> io::Result<()> {
     outbox.flush(stream).await.inspect_err(|error| {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             tracing::error!(%error, "a response could not be completed");
@@ -142,7 +142,7 @@ async fn write(outbox: &mut Outbox, stream: &TcpStream) -> io::Result<()> {
 }
 
 struct Task {
-    stream: TcpStream,
+    stream: Stream,
     frames: FrameReader,
     outbox: Outbox,
     in_flight: FuturesOrdered<Pending>,

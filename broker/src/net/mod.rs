@@ -5,6 +5,7 @@
 
 mod connection;
 pub mod frame;
+pub mod socket;
 mod writer;
 
 use std::collections::HashMap;
@@ -15,20 +16,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::Connection;
 use crate::config::Listener;
 use crate::node::Broker;
+use socket::SocketOptions;
 
 /// A listener that holds its port but does not accept yet: ports are taken before anything else starts, so that a taken
 /// one is reported before any data is touched.
 pub struct Bound {
     pub listener: Listener,
     pub address: SocketAddr,
-    socket: TcpListener,
+    socket: socket::Listener,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,24 +49,12 @@ pub async fn bind(listener: &Listener, backlog: u32) -> Result<Bound, BindError>
     let name = || listener.name.clone();
     let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
     let resolve = |source| BindError::Resolve { listener: name(), host: host.to_string(), source };
-    let address = tokio::net::lookup_host((host, listener.port))
-        .await
-        .map_err(resolve)?
-        .next()
-        .ok_or_else(|| resolve(io::Error::new(io::ErrorKind::NotFound, "no address")))?;
+    let address = socket::Listener::resolve(host, listener.port).await.map_err(resolve)?;
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Taken { listener: name(), address },
         _ => BindError::Listen { listener: name(), address, source },
     };
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
-    }
-    .map_err(failed)?;
-    // A restarted broker must get its port back although old connections linger.
-    socket.set_reuseaddr(true).map_err(failed)?;
-    socket.bind(address).map_err(failed)?;
-    let socket = socket.listen(backlog.max(1)).map_err(failed)?;
+    let socket = socket::Listener::bind(address, backlog).await.map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
     Ok(Bound { listener: listener.clone(), address, socket })
 }
@@ -138,6 +127,10 @@ async fn accept(
 ) {
     static CONNECTION_IDS: AtomicU64 = AtomicU64::new(1);
     let listener = bound.listener.name.clone();
+    let options = SocketOptions {
+        send_buffer_bytes: broker.config.network.send_buffer_bytes,
+        receive_buffer_bytes: broker.config.network.receive_buffer_bytes,
+    };
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -161,7 +154,7 @@ async fn accept(
                 continue;
             }
         };
-        if let Err(error) = prepare(&stream, &broker) {
+        if let Err(error) = stream.configure(options) {
             tracing::debug!(%listener, %peer, %error, "connection ended while it was set up");
             continue;
         }
@@ -188,17 +181,4 @@ async fn accept(
     let _ = tokio::time::timeout(DRAIN, drained).await;
     // Those that did not end hold the broker: nobody may go on with it while the logs are closed.
     connections.shutdown().await;
-}
-
-fn prepare(stream: &TcpStream, broker: &Broker) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(stream);
-    socket.set_keepalive(true)?;
-    if let Some(bytes) = broker.config.network.send_buffer_bytes {
-        socket.set_send_buffer_size(bytes)?;
-    }
-    if let Some(bytes) = broker.config.network.receive_buffer_bytes {
-        socket.set_recv_buffer_size(bytes)?;
-    }
-    Ok(())
 }

@@ -1,19 +1,13 @@
-//! Replies on the way out: memory parts in vectored writes, slices of segment files by `sendfile`, nothing copied in
-//! between.
+//! Replies on the way out, in order. The socket writes memory parts by vectored writes and slices of segment files by
+//! `sendfile`; nothing is copied in between.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rustix::net::SendFlags;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
+use super::socket::Stream;
 use crate::api::{Part, Reply};
-
-/// Parts in one vectored write (the kernel takes up to 1,024).
-const VECTORS_MAX: usize = 64;
 
 /// Frames ready to be written, in order.
 #[derive(Default)]
@@ -53,49 +47,12 @@ impl Outbox {
     }
 
     /// Writes until everything is with the kernel.
-    pub async fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+    pub async fn flush(&mut self, stream: &Stream) -> io::Result<()> {
         while !self.parts.is_empty() {
-            let written = stream.async_io(Interest::WRITABLE, || self.write_some(stream)).await?;
+            let written = stream.write_some(&self.parts).await?;
             self.consume(written);
         }
         Ok(())
-    }
-
-    fn write_some(&self, stream: &TcpStream) -> io::Result<usize> {
-        match &self.parts[0] {
-            Part::Slice(slice) => {
-                let mut offset = slice.position;
-                let file = slice.file.as_ref().and_then(|file| file.as_fd());
-                let file = file.ok_or_else(|| io::Error::other("a slice without a file descriptor"))?;
-                let sent = rustix::fs::sendfile(stream.as_fd(), file, Some(&mut offset), slice.len)?;
-                if sent == 0 {
-                    // The file is shorter than the slice says: the frame cannot be completed.
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "a segment file was cut while it was sent",
-                    ));
-                }
-                Ok(sent)
-            }
-            Part::Bytes(_) => {
-                let mut vectors = [IoSlice::new(&[]); VECTORS_MAX];
-                let mut count = 0;
-                for part in self.parts.iter().take(VECTORS_MAX) {
-                    let Part::Bytes(bytes) = part else { break };
-                    vectors[count] = IoSlice::new(bytes);
-                    count += 1;
-                }
-                // More to come right behind (a file): the kernel is told not to send a packet of the header alone.
-                let flags = if count < self.parts.len() { SendFlags::MORE } else { SendFlags::empty() };
-                let flags = flags | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                if count == 1 {
-                    Ok(rustix::net::send(stream.as_fd(), &vectors[0], flags)?)
-                } else {
-                    let mut control = rustix::net::SendAncillaryBuffer::default();
-                    Ok(rustix::net::sendmsg(stream.as_fd(), &vectors[..count], &mut control, flags)?)
-                }
-            }
-        }
     }
 
     fn consume(&mut self, mut written: usize) {
