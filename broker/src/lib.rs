@@ -19,4 +19,5 @@ pub mod group;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod registration;
 pub mod replica;

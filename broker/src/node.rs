@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ottla_raft::requests::{BrokerHeartbeat, BrokerHeartbeatState, RegisterBroker};
+use ottla_raft::requests::RegisterBroker;
 use ottla_raft::{BrokerEpoch, BrokerId, Metadata, MetadataConfig, features};
 use ottla_storage::disk::Disk;
 use ottla_storage::logdir::{self, LogDir, LogDirError};
@@ -22,6 +22,7 @@ use crate::config::{Listener, NodeConfig, SecurityProtocol};
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
 use crate::net::{self, BindError};
+use crate::registration::{Registration, RegistrationError};
 use crate::replica::{Fatal, ReplicaManager, ReplicaOptions};
 
 /// Everything a request handler may use. One per process, shared by all connections.
@@ -51,8 +52,8 @@ pub enum StartError {
         "process.roles: this node must be broker and controller in one; clusters of several nodes are not supported"
     )]
     Roles,
-    #[error("the controller refuses this broker: {0}")]
-    Register(String),
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
     #[error("{path} belongs to cluster {found}, but {other_path} to cluster {other}")]
     TwoClusters { path: PathBuf, found: String, other_path: PathBuf, other: String },
 }
@@ -65,10 +66,12 @@ pub struct Node {
     metrics_address: Option<SocketAddr>,
     serving: JoinHandle<()>,
     groups: JoinHandle<()>,
-    registration: Registration,
-    heartbeats: JoinHandle<()>,
+    registration: Arc<Registration>,
     started_in: Duration,
 }
+
+/// How long clients may have to wait at a start until what this broker leads is opened.
+const FOLLOW_MAX: Duration = Duration::from_secs(1);
 
 /// Why a node ends.
 #[derive(Debug)]
@@ -83,7 +86,7 @@ pub enum Stop {
 /// Starts a node and returns when it serves clients. Needs a tokio runtime.
 pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     let begin = Instant::now();
-    if !(config.roles.broker && config.roles.controller) {
+    if !(config.roles.broker && config.roles.controller && config.quorum.is_alone(BrokerId(config.node_id))) {
         return Err(StartError::Roles);
     }
     let config = Arc::new(config);
@@ -115,9 +118,9 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     for path in &config.log_dirs {
         log_dirs.push(LogDir::open(disk.clone(), path, &cluster_id, config.node_id)?);
     }
-    let registration = register(&config, &metadata, &addresses, &log_dirs).await?;
-    tracing::debug!(broker_epoch = registration.epoch.0, "registered");
-    let heartbeats = tokio::spawn(registration.clone().keep_alive(stopped.clone()));
+    let introduction = introduction(&config, &addresses, &log_dirs);
+    let registration =
+        Registration::start(metadata.clone(), config.liveness.clone(), introduction).await?;
 
     let metrics = Metrics::new();
     let replicas = ReplicaManager::start(ReplicaOptions {
@@ -125,6 +128,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
         config: config.clone(),
         log_dirs,
         metadata: metadata.clone(),
+        broker_epoch: registration.epoch(),
         metrics: metrics.clone(),
         topic_settings: config.topic_settings_of(),
         on_fatal: Arc::new(|fatal: Fatal| {
@@ -136,7 +140,10 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     .await?;
     let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(replicas.clone()));
     let group_task = tokio::spawn(groups.clone().run(metadata.clone(), BrokerId(config.node_id)));
-    // The first requests of clients that were here before the start must not be told that this is not their coordinator.
+    // Unfencing brings leaderships. The first requests of clients that were here before the start must not be told that this is
+    // not their leader or coordinator.
+    registration.serve().await;
+    replicas.await_applied(metadata.image().last_offset, FOLLOW_MAX).await;
     groups.await_followed(metadata.image().last_offset).await;
     let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics: metrics.clone(), addresses });
 
@@ -154,7 +161,6 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
         serving,
         groups: group_task,
         registration,
-        heartbeats,
         started_in: begin.elapsed(),
     })
 }
@@ -210,86 +216,12 @@ fn protocol_id(protocol: SecurityProtocol) -> i16 {
     }
 }
 
-/// How often a broker says that it is alive (`broker.heartbeat.interval.ms`).
-const HEARTBEAT: Duration = Duration::from_secs(2);
-/// How long a node that stops waits for the controller to give its leaderships to others.
-const LEAVE_MAX: Duration = Duration::from_secs(2);
-/// Between asking the controller whether they are given away.
-const LEAVE_RETRY: Duration = Duration::from_millis(50);
-
-/// This broker as the controller knows it, from this start to this stop.
-#[derive(Clone)]
-struct Registration {
-    metadata: Metadata,
-    id: BrokerId,
-    epoch: BrokerEpoch,
-}
-
-/// What a heartbeat asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Serve,
-    ShutDown,
-}
-
-impl Registration {
-    async fn beat(&self, wish: Wish) -> Result<BrokerHeartbeatState, String> {
-        let metadata_offset = *self.metadata.changes().borrow();
-        let beat = BrokerHeartbeat {
-            id: self.id,
-            epoch: self.epoch,
-            metadata_offset,
-            want_fence: false,
-            want_shut_down: wish == Wish::ShutDown,
-            offline_log_dirs: Vec::new(),
-        };
-        match self.metadata.submit(beat).await {
-            Ok(Ok(state)) => Ok(state),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    async fn keep_alive(self, mut stopped: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                biased;
-                _ = stopped.wait_for(|stopped| *stopped) => return,
-                () = tokio::time::sleep(HEARTBEAT) => {}
-            }
-            if let Err(error) = self.beat(Wish::Serve).await {
-                tracing::warn!(error, "heartbeat failed");
-            }
-        }
-    }
-
-    /// Tells the controller that this broker goes, and waits a little for its word that it may.
-    async fn leave(&self) {
-        let asked = async {
-            loop {
-                match self.beat(Wish::ShutDown).await {
-                    Ok(state) if state.should_shut_down => return,
-                    Ok(_) => tokio::time::sleep(LEAVE_RETRY).await,
-                    Err(error) => {
-                        tracing::warn!(error, "the controller could not be told of the shutdown");
-                        return;
-                    }
-                }
-            }
-        };
-        if tokio::time::timeout(LEAVE_MAX, asked).await.is_err() {
-            tracing::warn!("leaderships were not taken over in time; shutting down with them");
-        }
-    }
-}
-
-/// Registers this broker and has it unfenced.
-async fn register(
+/// How this broker introduces itself to the controller.
+fn introduction(
     config: &NodeConfig,
-    metadata: &Metadata,
     addresses: &BTreeMap<String, SocketAddr>,
     log_dirs: &[LogDir],
-) -> Result<Registration, StartError> {
+) -> RegisterBroker {
     let endpoints = config
         .advertised_listeners
         .iter()
@@ -303,27 +235,22 @@ async fn register(
             },
         })
         .collect();
-    let id = BrokerId(config.node_id);
-    let registered = metadata
-        .submit(RegisterBroker {
-            id,
-            incarnation: uuid::Uuid::new_v4(),
-            endpoints,
-            rack: config.rack.as_deref().map(Into::into),
-            features: features::supported(),
-            log_dirs: log_dirs.iter().map(LogDir::directory_id).collect(),
-            previous_epoch: None,
-        })
-        .await
-        .map_err(|error| StartError::Register(error.to_string()))?;
-    let epoch = registered.map_err(|error| StartError::Register(error.to_string()))?;
-    let registration = Registration { metadata: metadata.clone(), id, epoch };
-    // The first heartbeat ends the fencing: without it the broker is given no partitions.
-    let state = registration.beat(Wish::Serve).await.map_err(StartError::Register)?;
-    if state.is_fenced {
-        return Err(StartError::Register("the broker stays fenced".to_owned()));
+    RegisterBroker {
+        id: BrokerId(config.node_id),
+        incarnation: uuid::Uuid::new_v4(),
+        endpoints,
+        rack: config.rack.as_deref().map(Into::into),
+        features: features::supported(),
+        log_dirs: log_dirs.iter().map(LogDir::directory_id).collect(),
+        previous_epoch: clean_shutdown_epoch(log_dirs),
     }
-    Ok(registration)
+}
+
+/// The broker epoch under which this node last shut down cleanly: only if every log directory says so, and the same.
+fn clean_shutdown_epoch(log_dirs: &[LogDir]) -> Option<BrokerEpoch> {
+    let first = log_dirs.first()?.clean_shutdown_epoch()?;
+    let is_same = log_dirs.iter().all(|dir| dir.clean_shutdown_epoch() == Some(first));
+    (is_same && first >= 0).then_some(BrokerEpoch(first))
 }
 
 impl Node {
@@ -372,6 +299,7 @@ impl Node {
             _ = terminate.recv() => Stop::Signal("SIGTERM"),
             _ = interrupt.recv() => Stop::Signal("SIGINT"),
             reason = self.broker.metadata.stopped() => Stop::MetadataFailed(reason),
+            reason = self.registration.lost() => Stop::Failed(reason),
         }
     }
 
@@ -383,7 +311,6 @@ impl Node {
         self.stop.send_replace(true);
         let _ = self.serving.await;
         let _ = self.groups.await;
-        let _ = self.heartbeats.await;
         // ORDER: after the last answer, as long as nobody else could lead meanwhile: an append under way would be refused.
         self.registration.leave().await;
         self.broker.replicas.shutdown().await;

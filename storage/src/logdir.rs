@@ -23,6 +23,8 @@ use crate::partition_metadata::{self, PartitionMetadataError};
 
 const LOCK_FILE: &str = ".lock";
 const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
+/// Far more than the marker takes.
+const MARKER_BYTES_MAX: u64 = 4 << 10;
 const DELETE_SUFFIX: &str = "-delete";
 /// Kafka bounds topic names at 249 characters; a name with the partition must stay a file name (255 bytes).
 const FILE_NAME_BYTES_MAX: usize = 255;
@@ -56,6 +58,7 @@ pub struct LogDir {
     path: PathBuf,
     directory_id: Uuid,
     last_shutdown: LastShutdown,
+    clean_shutdown_epoch: Option<i64>,
     offline: OnceLock<String>,
     checkpoints: Arc<Checkpoints>,
     lock: Mutex<Option<Lock>>,
@@ -79,9 +82,10 @@ impl LogDir {
         let directory_id = claim(&disk, &path, cluster_id, node_id)?;
 
         let marker = path.join(CLEAN_SHUTDOWN_FILE);
-        let last_shutdown = match disk.exists(&marker).map_err(io_error)? {
-            true => LastShutdown::Clean,
-            false => LastShutdown::Unclean,
+        let (last_shutdown, clean_shutdown_epoch) = match disk.read(&marker, MARKER_BYTES_MAX) {
+            Ok(content) => (LastShutdown::Clean, marker_epoch(&content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (LastShutdown::Unclean, None),
+            Err(error) => return Err(io_error(error)),
         };
         let checkpoints = Arc::new(Checkpoints::open(disk.clone(), &path).map_err(io_error)?);
         // ORDER: the marker goes, durably, before anything can be appended. If it came back after a crash, recovery
@@ -94,6 +98,7 @@ impl LogDir {
             path,
             directory_id,
             last_shutdown,
+            clean_shutdown_epoch,
             offline: OnceLock::new(),
             checkpoints,
             lock: Mutex::new(Some(lock)),
@@ -114,6 +119,11 @@ impl LogDir {
 
     pub fn last_shutdown(&self) -> LastShutdown {
         self.last_shutdown
+    }
+
+    /// The broker epoch of the process that shut down cleanly; `None` after an unclean shutdown.
+    pub fn clean_shutdown_epoch(&self) -> Option<i64> {
+        self.clean_shutdown_epoch
     }
 
     pub fn space(&self) -> io::Result<Space> {
@@ -213,6 +223,14 @@ impl LogDir {
     pub fn offline(&self) -> Option<&str> {
         self.offline.get().map(String::as_str)
     }
+}
+
+/// The epoch in a clean-shutdown marker; older ones, and Kafka's before 3.7, are empty.
+fn marker_epoch(content: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(content).ok()?;
+    let (_, rest) = text.split_once("\"brokerEpoch\"")?;
+    let digits: String = rest.trim_start_matches([':', ' ']).chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
 }
 
 /// Creates the directory and makes its name durable, with those of the parents that were missing too: a power cut must not take

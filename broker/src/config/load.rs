@@ -1,6 +1,8 @@
 //! From text to [`NodeConfig`]: every value is checked against the table, then the values against each other. Nothing
 //! stops at the first problem: an operator sees all of them at once.
 
+mod cluster;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,8 +52,12 @@ impl Loader {
             self.list("controller.listener.names").iter().map(|name| name.to_uppercase()).collect();
         let listeners = self.listeners(&controller_listener_names);
         let advertised_listeners = self.advertised(&listeners, &controller_listener_names);
-        let inter_broker_listener_name = self.inter_broker(&listeners, &controller_listener_names);
-        self.check_voters(node_id);
+        let inter_broker_listener_name = match roles.broker {
+            true => self.inter_broker(&listeners, &controller_listener_names),
+            false => String::new(),
+        };
+        let quorum = self.quorum();
+        self.check_roles(node_id, roles, &listeners, &controller_listener_names, &quorum);
         let log_dirs = self.log_dirs();
         self.check_relations();
 
@@ -60,10 +66,13 @@ impl Loader {
             roles,
             cluster_id: self.text("ottla.cluster.id").filter(|id| !id.is_empty()),
             rack: self.text("broker.rack").filter(|rack| !rack.is_empty()),
+            controller_endpoint: self.controller_endpoint(&listeners, &controller_listener_names),
             listeners,
             advertised_listeners,
             controller_listener_names,
             inter_broker_listener_name,
+            quorum,
+            liveness: self.liveness(),
             metadata_log_dir: self
                 .text("metadata.log.dir")
                 .map_or_else(|| log_dirs.first().cloned().unwrap_or_default(), PathBuf::from),
@@ -171,16 +180,6 @@ impl Loader {
         self.integer("node.id") as i32
     }
 
-    fn roles(&mut self) -> Roles {
-        let roles = self.list("process.roles");
-        let has = |role: &str| roles.iter().any(|name| name == role);
-        let roles = Roles { broker: has("broker"), controller: has("controller") };
-        if !(roles.broker && roles.controller) {
-            self.refuse("process.roles", "broker,controller: a node is both at the moment");
-        }
-        roles
-    }
-
     fn listeners(&mut self, controllers: &[String]) -> Vec<Listener> {
         let protocols = self.protocols(controllers);
         let mut names = BTreeSet::new();
@@ -219,9 +218,6 @@ impl Loader {
                     });
                 }
             }
-        }
-        if !listeners.iter().any(|listener| !controllers.contains(&listener.name)) {
-            self.refuse("listeners", "at least one listener for clients, as in PLAINTEXT://127.0.0.1:9092");
         }
         listeners
     }
@@ -292,7 +288,7 @@ impl Loader {
                         format!("an address that clients can reach, which {} is not", endpoint.host),
                     );
                 }
-                // Kafka lets controllers advertise too; clients are never sent there.
+                // Controllers advertise too, but not to clients: see `controller_endpoint`.
                 Ok(endpoint) if controllers.contains(&endpoint.listener) => {}
                 Ok(endpoint)
                     if advertised.iter().any(|other: &Endpoint| other.listener == endpoint.listener) =>
@@ -330,24 +326,6 @@ impl Loader {
             .or_else(|| for_brokers().next())
             .map(|listener| listener.name.clone())
             .unwrap_or_default()
-    }
-
-    fn check_voters(&mut self, node_id: i32) {
-        let voters = self.list("controller.quorum.voters");
-        let is_own = |voter: &String| {
-            voter.split_once('@').is_some_and(|(id, address)| {
-                id.trim().parse() == Ok(node_id)
-                    && address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-            })
-        };
-        if voters.len() > 1 || !voters.iter().all(is_own) {
-            self.refuse(
-                "controller.quorum.voters",
-                format!(
-                    "not set, or this node alone ({node_id}@host:port): a quorum has one voter at the moment"
-                ),
-            );
-        }
     }
 
     fn log_dirs(&mut self) -> Vec<PathBuf> {

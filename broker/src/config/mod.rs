@@ -22,7 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use ottla_raft::quorum::ConfigCheck;
-use ottla_raft::{ClusterId, Image, Metadata};
+use ottla_raft::{BrokerId, ClusterId, Image, Metadata};
 use table::{Effect, Scope};
 
 use crate::replica::TopicSettingsOf;
@@ -40,7 +40,12 @@ pub struct NodeConfig {
     /// What clients are told, one entry for each listener of brokers (controller listeners are not advertised).
     pub advertised_listeners: Vec<Endpoint>,
     pub controller_listener_names: Vec<String>,
+    /// Where other nodes reach this node's controller; `None` without a listener for controllers.
+    pub controller_endpoint: Option<Endpoint>,
+    /// Empty on a node that is only a controller.
     pub inter_broker_listener_name: String,
+    pub quorum: QuorumConfig,
+    pub liveness: LivenessConfig,
     /// Never empty.
     pub log_dirs: Vec<PathBuf>,
     /// Where the metadata quorum keeps its log.
@@ -70,6 +75,42 @@ pub enum SecurityProtocol {
     Ssl,
     SaslPlaintext,
     SaslSsl,
+}
+
+/// How the metadata quorum is found, and how it elects.
+#[derive(Debug, Clone)]
+pub struct QuorumConfig {
+    /// `controller.quorum.voters`: the first voters and where they are reached. Empty for a quorum that is found by
+    /// `bootstrap_servers`, and for a node that is all of its cluster.
+    pub voters: Vec<(BrokerId, String)>,
+    /// `controller.quorum.bootstrap.servers`
+    pub bootstrap_servers: Vec<String>,
+    /// `controller.quorum.auto.join.enable`
+    pub auto_join: bool,
+    /// `controller.quorum.election.timeout.ms`
+    pub election_timeout: Duration,
+}
+
+impl QuorumConfig {
+    /// Whether no other node is named: then this one is all of its quorum.
+    pub fn is_alone(&self, node_id: BrokerId) -> bool {
+        self.bootstrap_servers.is_empty() && self.voters.iter().all(|(id, _)| *id == node_id)
+    }
+}
+
+/// How brokers and the controller know of each other that they live.
+#[derive(Debug, Clone)]
+pub struct LivenessConfig {
+    /// `broker.heartbeat.interval.ms`
+    pub heartbeat_interval: Duration,
+    /// `broker.session.timeout.ms`
+    pub session_timeout: Duration,
+    /// `initial.broker.registration.timeout.ms`
+    pub registration_timeout: Duration,
+    /// `controlled.shutdown.enable`
+    pub controlled_shutdown: bool,
+    /// `ottla.controlled.shutdown.max.ms`
+    pub controlled_shutdown_max: Duration,
 }
 
 /// One entry of `listeners`.
@@ -213,11 +254,23 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// An address to connect to: colons of an IPv6 address go into brackets.
+pub fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 impl NodeConfig {
     /// Reads server.properties and lays the overrides of the command line over it. Without a file, the node starts as
     /// config/server.properties of the source tree says.
     pub fn load(path: Option<&Path>, overrides: &[(String, String)]) -> Result<NodeConfig, ConfigError> {
         load::load(path, overrides)
+    }
+
+    /// Where brokers reach `id` for what is between brokers (fetches of followers): its endpoint for the listener of this
+    /// node's `inter.broker.listener.name`. `None` while no such broker is registered.
+    pub fn inter_broker_address(&self, image: &Image, id: BrokerId) -> Option<String> {
+        let endpoint = image.broker(id)?.endpoint(&self.inter_broker_listener_name)?;
+        Some(host_and_port(&endpoint.host, endpoint.port))
     }
 
     /// The dynamic configuration in force now.

@@ -15,7 +15,8 @@ pub fn page() -> String {
          `ottla start` without a file is `ottla start config/server.properties` of the source tree.\n\n\
          A value that cannot be is refused with the key, the value and what was expected, all of them at once. Keys that Kafka \
          knows and Ottla does not act on are reported once at start. Where a default differs from Kafka's: `node.id`, \
-         `process.roles` and `controller.listener.names` have one, `log.dir` is `./data`, and \
+         `process.roles` and `controller.listener.names` have one, `log.dir` is `./data`, \
+         a silent broker is fenced after 3 s instead of 9 (`broker.session.timeout.ms`, `broker.heartbeat.interval.ms`), and \
          `offsets.topic.replication.factor` shrinks to what the cluster can hold while it is not set.\n\n\
          *Update* says how a key changes while a node runs: `no` by a restart only; `broker` for one broker with \
          `kafka-configs --entity-type brokers --entity-name <id>`; `cluster` for one broker or, with `--entity-default`, for all. \

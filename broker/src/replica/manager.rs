@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use imbl::ordmap::DiffItem;
 use ottla_batch::LeaderEpoch;
-use ottla_raft::{BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
+use ottla_raft::{BrokerEpoch, BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
 use ottla_storage::log::LastShutdown;
 use ottla_storage::logdir::LogDir;
 use parking_lot::Mutex;
@@ -43,6 +43,8 @@ pub struct ReplicaOptions {
     /// Opened (and so locked) by the node, in the order of `log.dirs`.
     pub log_dirs: Vec<LogDir>,
     pub metadata: Metadata,
+    /// This broker's epoch as the controller gave it; changes when it registers anew.
+    pub broker_epoch: watch::Receiver<BrokerEpoch>,
     pub metrics: Arc<Metrics>,
     pub topic_settings: TopicSettingsOf,
     pub on_fatal: OnFatal,
@@ -81,6 +83,7 @@ pub struct ReplicaManager {
     config: Arc<NodeConfig>,
     dirs: Vec<Dir>,
     metadata: Metadata,
+    broker_epoch: watch::Receiver<BrokerEpoch>,
     counters: Arc<Counters>,
     topic_settings: TopicSettingsOf,
     directory: Directory,
@@ -124,7 +127,16 @@ impl ReplicaManager {
     /// Opens everything that the current image assigns to this broker, recovering what was not closed cleanly, and goes on
     /// following the image. Needs a tokio runtime.
     pub async fn start(options: ReplicaOptions) -> Result<Arc<ReplicaManager>, StartError> {
-        let ReplicaOptions { local, config, log_dirs, metadata, metrics, topic_settings, on_fatal } = options;
+        let ReplicaOptions {
+            local,
+            config,
+            log_dirs,
+            metadata,
+            broker_epoch,
+            metrics,
+            topic_settings,
+            on_fatal,
+        } = options;
         let counters = Arc::new(Counters::register(&metrics));
         let mut dirs = Vec::new();
         let mut on_disk = HashMap::new();
@@ -150,6 +162,7 @@ impl ReplicaManager {
             config,
             dirs,
             metadata: metadata.clone(),
+            broker_epoch,
             counters,
             topic_settings,
             directory: Directory::default(),
@@ -195,6 +208,11 @@ impl ReplicaManager {
                 true
             }
         }
+    }
+
+    /// This broker's epoch, which the controller and leaders check in what it asks of them.
+    pub fn broker_epoch(&self) -> BrokerEpoch {
+        *self.broker_epoch.borrow()
     }
 
     /// The replica of a partition of this name, if this broker has one.
@@ -594,7 +612,7 @@ impl ReplicaManager {
         for dir in &self.dirs {
             dir.syncs.stop();
         }
-        let broker_epoch = self.metadata.image().broker(self.local).map_or(-1, |broker| broker.epoch.0);
+        let broker_epoch = self.broker_epoch().0;
         let mut clean = vec![true; self.dirs.len()];
         for replica in self.replicas() {
             replica.resign();
