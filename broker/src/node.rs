@@ -119,8 +119,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
         log_dirs.push(LogDir::open(disk.clone(), path, &cluster_id, config.node_id)?);
     }
     let introduction = introduction(&config, &addresses, &log_dirs);
-    let registration =
-        Registration::start(metadata.clone(), config.liveness.clone(), introduction).await?;
+    let registration = Registration::start(metadata.clone(), config.liveness.clone(), introduction).await?;
 
     let metrics = Metrics::new();
     let replicas = ReplicaManager::start(ReplicaOptions {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_raft::requests::{
-    BrokerHeartbeat, BrokerEpochError, BrokerHeartbeatState, RegisterBroker, RegisterBrokerError,
+    BrokerEpochError, BrokerHeartbeat, BrokerHeartbeatState, RegisterBroker, RegisterBrokerError,
 };
 use ottla_raft::{BrokerEpoch, BrokerId, Metadata};
 use parking_lot::Mutex;
@@ -235,7 +235,10 @@ impl Registration {
                     }
                 }
                 Ok(Err(Unheard::EpochUnknown(reason))) if wish != Wish::ShutDown => {
-                    tracing::warn!(reason, "the controller does not know this broker's epoch: registering again");
+                    tracing::warn!(
+                        reason,
+                        "the controller does not know this broker's epoch: registering again"
+                    );
                     if let Err(error) = self.register(&mut String::new()).await {
                         self.lost.send_replace(Some(error.to_string()));
                         return;
@@ -274,9 +277,9 @@ impl Registration {
         };
         match self.metadata.submit(beat).await {
             Ok(Ok(state)) => Ok(state),
-            Ok(Err(
-                error @ (BrokerEpochError::NotRegistered(_) | BrokerEpochError::StaleEpoch { .. }),
-            )) => Err(Unheard::EpochUnknown(error.to_string())),
+            Ok(Err(error @ (BrokerEpochError::NotRegistered(_) | BrokerEpochError::StaleEpoch { .. }))) => {
+                Err(Unheard::EpochUnknown(error.to_string()))
+            }
             Err(error) => Err(Unheard::NoController(error.to_string())),
         }
     }

@@ -229,7 +229,8 @@ impl LogDir {
 fn marker_epoch(content: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(content).ok()?;
     let (_, rest) = text.split_once("\"brokerEpoch\"")?;
-    let digits: String = rest.trim_start_matches([':', ' ']).chars().take_while(char::is_ascii_digit).collect();
+    let digits: String =
+        rest.trim_start_matches([':', ' ']).chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 

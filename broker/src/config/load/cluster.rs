@@ -79,10 +79,7 @@ impl Loader {
         }
         // One heartbeat that is lost or late must not fence a broker.
         if session < 2 * interval.max(1) {
-            self.refuse(
-                SESSION,
-                format!("at least twice broker.heartbeat.interval.ms ({interval})"),
-            );
+            self.refuse(SESSION, format!("at least twice broker.heartbeat.interval.ms ({interval})"));
         }
         LivenessConfig {
             heartbeat_interval: self.duration(HEARTBEAT),
@@ -164,16 +161,10 @@ impl Loader {
                 );
             }
             if is_voter {
-                self.refuse(
-                    VOTERS,
-                    format!("voters without node id {node_id}, for {ROLES} is just broker"),
-                );
+                self.refuse(VOTERS, format!("voters without node id {node_id}, for {ROLES} is just broker"));
             }
             if controllers.iter().any(is_listened) {
-                self.refuse(
-                    LISTENERS,
-                    format!("no listener of {NAMES}, for {ROLES} is just broker"),
-                );
+                self.refuse(LISTENERS, format!("no listener of {NAMES}, for {ROLES} is just broker"));
             }
         }
         let serves_clients = listeners.iter().any(|listener| !controllers.contains(&listener.name));
@@ -184,10 +175,7 @@ impl Loader {
             );
         }
         if !roles.broker && roles.controller && serves_clients {
-            self.refuse(
-                LISTENERS,
-                format!("only listeners of {NAMES}, for {ROLES} is just controller"),
-            );
+            self.refuse(LISTENERS, format!("only listeners of {NAMES}, for {ROLES} is just controller"));
         }
     }
 }
