@@ -277,7 +277,7 @@ impl Registration {
         };
         match self.metadata.submit(beat).await {
             Ok(Ok(state)) => Ok(state),
-            Ok(Err(error @ (BrokerEpochError::NotRegistered(_) | BrokerEpochError::StaleEpoch { .. }))) => {
+            Ok(Err(error @ (BrokerEpochError::NotRegistered(_) | BrokerEpochError::Stale { .. }))) => {
                 Err(Unheard::EpochUnknown(error.to_string()))
             }
             Err(error) => Err(Unheard::NoController(error.to_string())),
