@@ -320,15 +320,13 @@ impl NodeConfig {
         Arc::new(move |image, topic| effective::TopicValues::new(&node, image, topic).settings())
     }
 
-    /// How many replicas `__consumer_offsets` gets when `brokers` can hold one. What was set counts. Not set, it is
-    /// Kafka's three as far as the cluster reaches: Kafka would refuse to create the topic on fewer brokers, and with it
-    /// every consumer group, which on a single node that nobody configured helps nobody.
-    pub fn offsets_topic_replication_factor(&self, brokers: usize) -> i16 {
-        let wanted = self.group.offsets_topic_replication_factor;
-        if self.set.contains_key("offsets.topic.replication.factor") {
-            return wanted;
-        }
-        wanted.min(i16::try_from(brokers).unwrap_or(i16::MAX)).max(1)
+    /// How many replicas `__consumer_offsets` gets in a cluster of so many nodes, brokers and controllers, alive or not.
+    /// What was set counts. Not set, it is Kafka's three, and as in Kafka the topic (and with it every consumer group)
+    /// waits until as many brokers are there: a cluster that is just starting must not get a topic that dies with its
+    /// first broker. Only a node that is the whole cluster holds it alone.
+    pub fn offsets_topic_replication_factor(&self, nodes: usize) -> i16 {
+        let is_set = self.set.contains_key("offsets.topic.replication.factor");
+        if nodes <= 1 && !is_set { 1 } else { self.group.offsets_topic_replication_factor }
     }
 
     /// Lines for the operator, logged once at start: keys that are known but not acted on, and names nobody knows.

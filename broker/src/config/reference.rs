@@ -17,7 +17,7 @@ pub fn page() -> String {
          knows and Ottla does not act on are reported once at start. Where a default differs from Kafka's: `node.id`, \
          `process.roles` and `controller.listener.names` have one, `log.dir` is `./data`, \
          a silent broker is fenced after 3 s instead of 9 (`broker.session.timeout.ms`, `broker.heartbeat.interval.ms`), and \
-         `offsets.topic.replication.factor` shrinks to what the cluster can hold while it is not set.\n\n\
+         `offsets.topic.replication.factor` is 1 on a node that is the whole cluster while it is not set.\n\n\
          *Update* says how a key changes while a node runs: `no` by a restart only; `broker` for one broker with \
          `kafka-configs --entity-type brokers --entity-name <id>`; `cluster` for one broker or, with `--entity-default`, for all. \
          Topics' and groups' keys always can.\n\n",

@@ -71,6 +71,7 @@ fn an_empty_file_has_kafkas_defaults() {
     assert_eq!(config.dynamic().connections_max, i32::MAX as usize);
     assert_eq!(config.group.offsets_retention, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(config.offsets_topic_replication_factor(1), 1, "as many as a single node can hold");
+    assert_eq!(config.offsets_topic_replication_factor(2), 3, "a third broker is waited for");
     assert_eq!(config.offsets_topic_replication_factor(5), 3);
     assert_eq!(
         loaded("offsets.topic.replication.factor=3").offsets_topic_replication_factor(1),

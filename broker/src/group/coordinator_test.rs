@@ -98,12 +98,16 @@ impl OffsetsLog for SharedLog {
         futures::future::ready(Ok(read)).boxed()
     }
 
+    fn committed(&self, _: i32, _: LeaderEpoch, _: Offset) -> BoxFuture<'static, Result<(), ReadError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
     fn batch_bytes_max(&self) -> usize {
         4_096
     }
 }
 
-fn config() -> GroupConfig {
+pub(super) fn config() -> GroupConfig {
     GroupConfig {
         initial_rebalance_delay: Duration::from_secs(3),
         session_timeout_min: Duration::from_secs(6),
@@ -142,7 +146,7 @@ async fn leading(log: &Arc<MemoryLog>, leader_epoch: i32) -> Arc<GroupCoordinato
     groups
 }
 
-fn fetch(group_id: &str) -> FetchOffsets {
+pub(super) fn fetch(group_id: &str) -> FetchOffsets {
     FetchOffsets { group_id: group_id.into(), topics: Some(vec![("t".into(), vec![0])]) }
 }
 
@@ -150,7 +154,7 @@ fn fetched(groups: &Arc<GroupCoordinator>, group_id: &str) -> i64 {
     groups.fetch_offsets(&fetch(group_id)).unwrap().topics[0].1[0].offset
 }
 
-fn commit(group_id: &str, offset: i64) -> CommitOffsets {
+pub(super) fn commit(group_id: &str, offset: i64) -> CommitOffsets {
     let partition = CommitPartition { partition: 0, offset, leader_epoch: -1, metadata: "".into() };
     CommitOffsets {
         group_id: group_id.into(),
@@ -162,7 +166,7 @@ fn commit(group_id: &str, offset: i64) -> CommitOffsets {
     }
 }
 
-fn join(member_id: &str) -> JoinGroup {
+pub(super) fn join(member_id: &str) -> JoinGroup {
     JoinGroup {
         group_id: "g".into(),
         member_id: member_id.into(),
@@ -179,7 +183,7 @@ fn join(member_id: &str) -> JoinGroup {
 }
 
 /// Drives timers as `run` does, without the metadata.
-fn drive_timers(groups: &Arc<GroupCoordinator>) -> tokio::task::JoinHandle<()> {
+pub(super) fn drive_timers(groups: &Arc<GroupCoordinator>) -> tokio::task::JoinHandle<()> {
     let groups = Arc::clone(groups);
     tokio::spawn(async move {
         loop {

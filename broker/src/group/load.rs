@@ -1,4 +1,8 @@
 //! Reading a partition of `__consumer_offsets` from its start to its end into a machine.
+//!
+//! All of the log is read, for what the last leader appended may have been acknowledged although this broker's high
+//! watermark does not cover it yet. Nothing is answered from it before all of it is committed, or an answer might be taken
+//! back by the next election.
 
 use bytes::Bytes;
 use ottla_batch::{BatchError, BatchHeader, LeaderEpoch, Offset};
@@ -46,6 +50,8 @@ pub async fn load(
         }
         loaded.end_offset = read.end_offset.0;
         if next >= read.end_offset || read.batches.is_empty() {
+            // Only the coordinator appends, and not while it is loading: this end stays the end.
+            log.committed(partition, leader_epoch, read.end_offset).await?;
             return Ok(loaded);
         }
         next = replay_batches(read.batches, next, machine, &mut loaded)?;

@@ -8,7 +8,7 @@
 //! - `offsets_log`: the door to the log, `replicas_log` its implementation in a broker.
 //!
 //! Invariants: an answer that promises something to be stored leaves after it is durable; what others see is durable;
-//! a shard answers only between having read its partition to the end and losing its leadership. Handlers, sockets and
+//! a shard answers only between having read its partition to an end that is committed and losing its leadership. Handlers, sockets and
 //! error codes are elsewhere.
 
 use std::collections::BTreeMap;
@@ -54,6 +54,8 @@ use state::Token;
 /// Between attempts to read a partition, doubling from the first to the second.
 const LOAD_RETRY_MIN: Duration = Duration::from_millis(10);
 const LOAD_RETRY_MAX: Duration = Duration::from_secs(10);
+/// The same while the replica has not followed the metadata yet, or the metadata not the replica: a matter of milliseconds.
+const LEADERSHIP_RETRY_MAX: Duration = Duration::from_millis(100);
 /// How long a request waits for its partition to be loaded, or the node for the broker's leaderships to be known here.
 /// Longer than an ordinary start takes, shorter than any client's patience.
 const LOADED_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -578,7 +580,7 @@ impl GroupCoordinator {
                     return;
                 }
                 // The replica may not be there yet, or the leadership is about to be seen gone.
-                Err(LoadError::Read(ReadError::NotLeader)) => {}
+                Err(LoadError::Read(ReadError::NotLeader)) => retry = retry.min(LEADERSHIP_RETRY_MAX),
                 Err(error) => {
                     tracing::error!(partition, %error, "groups could not be loaded; will try again")
                 }
@@ -631,6 +633,9 @@ async fn wait(asked: Result<oneshot::Receiver<Answer>, GroupError>) -> Result<An
     asked?.await.map_err(|_| GroupError::NotCoordinator)
 }
 
+#[cfg(test)]
+#[path = "failover_test.rs"]
+mod failover_tests;
 #[cfg(test)]
 #[path = "coordinator_test.rs"]
 mod tests;

@@ -24,6 +24,14 @@ pub trait OffsetsLog: Send + Sync + 'static {
         bytes_max: usize,
     ) -> BoxFuture<'static, Result<ReadBatches, ReadError>>;
 
+    /// Ready when everything below `end` is committed, i.e. held by the whole in-sync set.
+    fn committed(
+        &self,
+        partition: i32,
+        leader_epoch: LeaderEpoch,
+        end: Offset,
+    ) -> BoxFuture<'static, Result<(), ReadError>>;
+
     /// The largest batch that the topic takes (`max.message.bytes`).
     fn batch_bytes_max(&self) -> usize;
 }

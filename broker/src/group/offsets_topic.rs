@@ -1,8 +1,9 @@
 //! `__consumer_offsets`: its name, which of its partitions holds a group, and how it comes to be.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ottla_raft::Metadata;
+use ottla_raft::{BrokerId, Metadata};
 use ottla_raft::requests::{CreateTopicError, CreateTopics, NewTopic};
 
 use super::GroupError;
@@ -29,11 +30,12 @@ pub async fn ensure_offsets_topic(metadata: &Metadata, config: &NodeConfig) -> R
     if image.topic_by_name(OFFSETS_TOPIC).is_some() {
         return Ok(());
     }
-    let brokers = image.brokers.values().filter(|broker| broker.is_active()).count();
+    let voters = metadata.quorum().voters.into_iter().map(|voter| voter.id);
+    let nodes: BTreeSet<BrokerId> = image.brokers.keys().copied().chain(voters).collect();
     let topic = NewTopic {
         name: OFFSETS_TOPIC.to_owned(),
         partitions: config.group.offsets_topic_partitions,
-        replication_factor: config.offsets_topic_replication_factor(brokers),
+        replication_factor: config.offsets_topic_replication_factor(nodes.len()),
         assignments: Vec::new(),
         configs: vec![
             ("cleanup.policy".to_owned(), "compact".to_owned()),

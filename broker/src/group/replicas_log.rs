@@ -9,6 +9,7 @@ use ottla_batch::{AppendOrigin, AppendPolicy, BatchError, BatchHeader, LeaderEpo
 
 use super::{AppendError, OFFSETS_TOPIC, OffsetsLog, ReadBatches, ReadError};
 use crate::clock;
+use crate::replica::waiters::FetchWait;
 use crate::replica::{self, AppendRequest, LeaderError, NotCommitted, Replica, ReplicaManager, RequiredAcks};
 
 /// As long as no replica says otherwise: Kafka's default of `max.message.bytes`.
@@ -63,6 +64,31 @@ impl OffsetsLog for ReplicasLog {
         .boxed()
     }
 
+    fn committed(
+        &self,
+        partition: i32,
+        leader_epoch: LeaderEpoch,
+        end: Offset,
+    ) -> BoxFuture<'static, Result<(), ReadError>> {
+        let Some(replica) = self.replica(partition) else {
+            return futures::future::ready(Err(ReadError::NotLeader)).boxed();
+        };
+        async move {
+            let wait = FetchWait::new();
+            loop {
+                // ORDER: registered before looking, or a movement between the look and the wait is missed.
+                replica.waiters().register_fetch(&wait, 0);
+                let left = replica.check_leader(leader_epoch).map_err(|_| ReadError::NotLeader);
+                if left.is_err() || replica.high_watermark() >= end {
+                    replica.waiters().deregister_fetch(&wait);
+                    return left.map(|_| ());
+                }
+                wait.news().await;
+            }
+        }
+        .boxed()
+    }
+
     fn batch_bytes_max(&self) -> usize {
         self.replica(0).map_or(BATCH_BYTES_MAX_DEFAULT, |replica| replica.settings().batch_bytes_max)
     }
@@ -92,6 +118,8 @@ fn append(
         Err(replica::AppendError::Log(ottla_storage::log::AppendError::LargerThanSegment { .. })) => {
             Err(AppendError::TooLarge)
         }
+        // The disk failed: others will lead, and what of the batch is in the log is not known here.
+        Err(replica::AppendError::Log(_)) if replica.is_offline() => Err(AppendError::NotLeader),
         Err(replica::AppendError::Log(error)) => Err(AppendError::Failed(error.to_string())),
     }
 }

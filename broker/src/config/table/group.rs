@@ -128,7 +128,7 @@ pub(super) const KEYS: &[Key] = &[
     key("offsets.topic.num.partitions", Int, Is("50"), AtLeast(1), ReadOnly, Used,
         "Partitions of `__consumer_offsets`; not to be changed once it exists."),
     key("offsets.topic.replication.factor", Short, Is("3"), AtLeast(1), ReadOnly, Used,
-        "Replicas of `__consumer_offsets`. Not set, it is 3 or as many brokers as there are."),
+        "Replicas of `__consumer_offsets`. Not set, it is 1 on a node that is the whole cluster."),
     key("offsets.topic.segment.bytes", Int, Is("104857600"), AtLeast(1048576), ReadOnly, Used,
         "Segment size of `__consumer_offsets`."),
     key("offsets.topic.compression.codec", Int, Is("0"), Between(0, 4), ReadOnly, Used,
