@@ -69,8 +69,7 @@ impl ReplicatedLog {
     fn elect(&self, kept: usize) -> LeaderEpoch {
         let mut state = self.state.lock();
         let committed = state.committed;
-        let is_committed =
-            |batch: &&Bytes| BatchHeader::parse(batch).unwrap().next_offset().0 <= committed;
+        let is_committed = |batch: &&Bytes| BatchHeader::parse(batch).unwrap().next_offset().0 <= committed;
         let whole = state.batches.iter().take_while(is_committed).count();
         state.batches.truncate(whole + kept);
         state.high_watermark =

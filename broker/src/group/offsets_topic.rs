@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ottla_raft::{BrokerId, Metadata};
 use ottla_raft::requests::{CreateTopicError, CreateTopics, NewTopic};
+use ottla_raft::{BrokerId, Metadata};
 
 use super::GroupError;
 use crate::config::NodeConfig;
