@@ -12,7 +12,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Says when each step begins, so that a log tells where the time went.
 BEGIN = @echo "== $@ at $$(date +%T)"
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare cluster-test cluster-short cluster-kafka
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short stock
@@ -79,6 +79,22 @@ crash-short: setup binary
 	$(PYTEST) tests/crash -n $(STOCK_WORKERS)
 	$(PYTHON) tests/crash/broker_crash.py --crashes 5
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip
+
+# Clusters of real processes: nodes are killed, stopped and cut off under load. CLUSTER_ARGS="-k failover".
+CLUSTER_ARGS ?=
+cluster-test: setup binary
+	$(BEGIN)
+	$(PYTEST) tests/cluster $(CLUSTER_ARGS)
+
+# Its part of `make test`.
+cluster-short: setup binary
+	$(BEGIN)
+	$(PYTEST) tests/cluster -m short $(CLUSTER_ARGS)
+
+# The same tests on Apache Kafka.
+cluster-kafka: setup
+	$(BEGIN)
+	$(PYTEST) tests/cluster --broker kafka $(CLUSTER_ARGS)
 
 # The same load on Apache Kafka and on Ottla, COMPARE_ARGS="--rounds 3 --scale 1": see the head of the script. Compiles its
 # load with cc against librdkafka.

@@ -95,6 +95,8 @@ install_java() { # VERSION
 command_from_apt kcat kcat "the kcat tests are skipped"
 command_from_apt mkfs.ext4 e2fsprogs "the power-cut tests are skipped"
 command_from_apt strace strace "the tests with failing syncs are skipped"
+command_from_apt ip iproute2 "no links are cut in the tests with clusters"
+command_from_apt nft nftables "no links are cut in the tests with clusters"
 if command_from_apt python3 python3-venv "all tests in tests/stock are skipped"; then
   part python "$(hash_of "$here/setup/python/requirements.txt")" \
     "nothing in tests/stock can run" install_venv python "$here/setup/python/requirements.txt"

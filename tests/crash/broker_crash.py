@@ -33,7 +33,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient, NewTopic  # noqa: E402
 from harness.broker import Broker  # noqa: E402
 from harness.process import wait_until  # noqa: E402
-from loop_disk import LoopDisk  # noqa: E402
+from harness.loop_disk import LoopDisk  # noqa: E402
 
 PARTITIONS = 6
 # Small, so that crashes fall into rolls and recovery walks over many segments.

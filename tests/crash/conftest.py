@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stock"))
 
 from harness.broker import Broker  # noqa: E402
-from loop_disk import LoopDisk  # noqa: E402
+from harness.loop_disk import LoopDisk  # noqa: E402
 
 
 @pytest.fixture

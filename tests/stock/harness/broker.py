@@ -1,51 +1,29 @@
-"""One broker process with a data directory of its own: Ottla, or Apache Kafka 3.9 to prove that a test is right.
+"""Broker processes with a data directory of their own: Ottla, or Apache Kafka 3.9 to prove that a test is right.
 
 Both are given the same server.properties, with Kafka's own keys: a file that starts Kafka must start Ottla.
-Readiness is a Metadata answer that lists the broker itself, asked over a plain socket.
+`Server` is a process of any role; `Broker` is a cluster of one, ready when a Metadata answer lists it.
 """
 
 import shutil
 import signal
-import socket
-import struct
 import time
 from pathlib import Path
 
-from . import environment, tools
+from . import environment, tools, wire
 from .ports import free_port
 from .process import Process, run, wait_until
 
-_CLUSTER_ID = "q1Sh-9_ISia_zwGINzRvyQ"
+KAFKA_CLUSTER_ID = "q1Sh-9_ISia_zwGINzRvyQ"
 
 
-class Broker:
-    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None):
+class Server:
+    """A process made from a server.properties, started and ended any number of times."""
+
+    def __init__(self, kind: str, directory: Path, config: dict[str, str]):
         self.kind = kind
         self.directory = directory
         self.data_dir = directory / "data"
-        self.port = free_port()
-        self.bootstrap = f"127.0.0.1:{self.port}"
-        self.health_port = free_port()
-        controller_port = free_port()
-        self.config = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "log.dirs": str(self.data_dir),
-            "offsets.topic.replication.factor": "1",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
-            "group.initial.rebalance.delay.ms": "0",
-            # Few partitions, so that the tests that read the files on disk have few to read.
-            "offsets.topic.num.partitions": "4",
-        }
-        if kind == "ottla":
-            self.config["ottla.metrics.listener"] = f"127.0.0.1:{self.health_port}"
-        self.config.update(config or {})
+        self.config = config
         self.process: Process | None = None
         self._generations: list[Process] = []
 
@@ -58,7 +36,7 @@ class Broker:
         self.process = Process(self._command(self._write_properties()), cwd=self.directory)
         self._generations.append(self.process)
 
-    def start(self, timeout_s: float = 60) -> "Broker":
+    def start(self, timeout_s: float = 60) -> "Server":
         self.spawn()
         try:
             wait_until(self._ready_or_ended, timeout_s, "the broker answers Metadata")
@@ -103,23 +81,53 @@ class Broker:
             return [str(environment.ottla_binary()), "start", str(properties)]
         kafka = tools.KafkaTools(environment.KAFKA_BROKER_VERSION)
         if not (self.data_dir / "meta.properties").exists():
-            run(kafka.command("kafka-storage", "format", "-t", _CLUSTER_ID, "-c", str(properties)))
+            run(kafka.command("kafka-storage", "format", "-t", KAFKA_CLUSTER_ID, "-c", str(properties), *self._format_options()))
         return kafka.java("kafka.Kafka", str(properties), heap="512m")
 
-    def _ready_or_ended(self) -> bool:
-        return not self.process.running() or self._lists_itself()
+    def _format_options(self) -> list[str]:
+        """What Kafka's format step must be told beyond the properties."""
+        return []
 
-    def _lists_itself(self) -> bool:
-        """Metadata v1 for no topics: true when the answer names a broker."""
-        client_id = b"harness"
-        request = struct.pack(">hhih", 3, 1, 1, len(client_id)) + client_id + struct.pack(">i", 0)
+    def _ready_or_ended(self) -> bool:
+        return not self.process.running() or self._ready()
+
+    def _ready(self) -> bool:
+        raise NotImplementedError
+
+
+class Broker(Server):
+    """Broker and controller in one, on ports of its own."""
+
+    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None):
+        self.port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self.health_port = free_port()
+        controller_port = free_port()
+        super().__init__(kind, directory, {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(directory / "data"),
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # Few partitions, so that the tests that read the files on disk have few to read.
+            "offsets.topic.num.partitions": "4",
+        })
+        if kind == "ottla":
+            self.config["ottla.metrics.listener"] = f"127.0.0.1:{self.health_port}"
+        self.config.update(config or {})
+
+    def _ready(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-                connection.sendall(struct.pack(">i", len(request)) + request)
-                answer = connection.makefile("rb").read(12)
+            return bool(wire.metadata("127.0.0.1", self.port, []).brokers)
         except OSError:
             return False
-        return len(answer) == 12 and struct.unpack(">iii", answer)[2] > 0
 
 
 def wait_for_topic_files(broker: Broker, topic: str, partition: int = 0, timeout_s: float = 10) -> Path:

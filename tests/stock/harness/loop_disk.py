@@ -7,7 +7,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from harness.process import wait_until
+from .process import wait_until
 
 _PATH = os.environ.get("PATH", "") + ":/sbin:/usr/sbin"
 _EXT4_IOC_SHUTDOWN = 0x8004587D
