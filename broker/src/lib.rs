@@ -21,3 +21,4 @@ pub mod net;
 pub mod node;
 pub mod registration;
 pub mod replica;
+pub mod threads;

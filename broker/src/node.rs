@@ -9,21 +9,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ottla_raft::quorum::store_memory::MemoryStore;
 use ottla_raft::requests::RegisterBroker;
 use ottla_raft::{BrokerEpoch, BrokerId, Metadata, MetadataConfig, features};
 use ottla_storage::disk::Disk;
 use ottla_storage::logdir::{self, LogDir, LogDirError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::{Listener, NodeConfig, SecurityProtocol};
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
 use crate::net::{self, BindError};
 use crate::registration::{Registration, RegistrationError};
-use crate::replica::{Fatal, ReplicaManager, ReplicaOptions};
+use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
 
 /// Everything a request handler may use. One per process, shared by all connections.
 pub struct Broker {
@@ -83,8 +85,38 @@ pub enum Stop {
     Failed(String),
 }
 
+/// What a node stands on: the machine it runs on, or a simulated one.
+pub struct Environment {
+    pub disk: Disk,
+    /// `None`: the metadata's own store, below `metadata.log.dir` on the real disk.
+    pub metadata_store: Option<Arc<MemoryStore>>,
+    /// Must see to it that nothing is done in this node's name any more.
+    pub on_fatal: OnFatal,
+}
+
+impl Environment {
+    /// This machine.
+    pub fn real() -> Environment {
+        Environment {
+            disk: Disk::real(),
+            metadata_store: None,
+            on_fatal: Arc::new(|fatal: Fatal| {
+                // Nothing may be acknowledged any more: no controlled shutdown, no clean marker.
+                tracing::error!("{fatal}");
+                std::process::exit(fatal.exit_code());
+            }),
+        }
+    }
+}
+
 /// Starts a node and returns when it serves clients. Needs a tokio runtime.
 pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
+    start_with(config, Environment::real()).await
+}
+
+/// As `start`, on whatever `environment` is.
+pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<Node, StartError> {
+    let Environment { disk, metadata_store, on_fatal } = environment;
     let begin = Instant::now();
     if !(config.roles.broker && config.roles.controller && config.quorum.is_alone(BrokerId(config.node_id))) {
         return Err(StartError::Roles);
@@ -110,8 +142,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     let addresses: BTreeMap<_, _> =
         listeners.iter().map(|bound| (bound.listener.name.clone(), bound.address)).collect();
 
-    let disk = Disk::real();
-    let metadata = start_metadata(&config, &disk).await?;
+    let metadata = start_metadata(&config, &disk, metadata_store).await?;
     tokio::spawn(config.clone().follow(metadata.clone()));
     let cluster_id = metadata.image().cluster_id.to_string();
     let mut log_dirs = Vec::new();
@@ -130,11 +161,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
         broker_epoch: registration.epoch(),
         metrics: metrics.clone(),
         topic_settings: config.topic_settings_of(),
-        on_fatal: Arc::new(|fatal: Fatal| {
-            // Nothing may be acknowledged any more: no controlled shutdown, no clean marker.
-            tracing::error!("{fatal}");
-            std::process::exit(fatal.exit_code());
-        }),
+        on_fatal,
     })
     .await?;
     let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(replicas.clone()));
@@ -165,7 +192,11 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
 }
 
 /// Starts the metadata as part of the cluster that the data on disk belongs to, if any.
-async fn start_metadata(config: &Arc<NodeConfig>, disk: &Disk) -> Result<Metadata, StartError> {
+async fn start_metadata(
+    config: &Arc<NodeConfig>,
+    disk: &Disk,
+    store: Option<Arc<MemoryStore>>,
+) -> Result<Metadata, StartError> {
     let mut cluster: Option<(PathBuf, String)> = None;
     for path in &config.log_dirs {
         let Some(found) = logdir::read_meta_properties(disk, path)? else { continue };
@@ -202,7 +233,10 @@ async fn start_metadata(config: &Arc<NodeConfig>, disk: &Disk) -> Result<Metadat
     if let Some(listener) = config.listeners.iter().find(of_controller) {
         metadata.peer_address = format!("{}:{}", listener.host, listener.port);
     }
-    Ok(Metadata::start(metadata).await?)
+    Ok(match store {
+        None => Metadata::start(metadata).await?,
+        Some(store) => Metadata::start_in_memory(metadata, store).await?,
+    })
 }
 
 /// Kafka's number of a security protocol.

@@ -155,6 +155,28 @@ fn only_the_clock_doors_read_the_time_of_day() {
 }
 
 #[test]
+fn only_the_thread_doors_make_threads() {
+    let words = ["std::thread", "thread::spawn", "spawn_blocking", "block_in_place", "Condvar"];
+    for (place, doors) in [
+        ("broker/src", &["broker/src/threads.rs"][..]),
+        // Only on the real store: the one in memory neither blocks nor has a thread.
+        (
+            "raft/src/quorum",
+            &["raft/src/quorum/log_store.rs", "raft/src/quorum/store.rs", "raft/src/quorum/store_sled.rs"][..],
+        ),
+        ("raft/src/metadata", &[][..]),
+        ("storage", &[][..]),
+        // The command line reads its input on a thread.
+        ("clients/src", &["clients/src/cli/"][..]),
+    ] {
+        assert_none(
+            "A simulated cluster has one thread: work that blocks goes through broker/src/threads.rs.",
+            offences(&sources(place), &words, doors),
+        );
+    }
+}
+
+#[test]
 fn groups_know_neither_handlers_nor_sockets_nor_transactions() {
     let words = ["crate::api", "crate::net", "crate::transaction", "crate::node", "kafka_protocol::messages"];
     assert_none(

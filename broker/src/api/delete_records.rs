@@ -15,6 +15,7 @@ use ottla_batch::{LeaderEpoch, Offset};
 use super::{Close, RequestContext};
 use crate::error_map;
 use crate::replica::{ReplicaManager, is_internal_topic};
+use crate::threads;
 
 /// Asks for everything below the high watermark.
 const UP_TO_HIGH_WATERMARK: i64 = -1;
@@ -25,7 +26,7 @@ pub async fn handle(
 ) -> Result<DeleteRecordsResponse, Close> {
     let replicas = cx.broker.replicas.clone();
     // Each partition may cost a synced checkpoint.
-    let done = tokio::task::spawn_blocking(move || {
+    let done = threads::blocking(move || {
         let mut response = DeleteRecordsResponse::default();
         for topic in request.topics {
             let mut answered = DeleteRecordsTopicResult::default().with_name(topic.name.clone());

@@ -11,6 +11,7 @@ use super::{AppendError, OFFSETS_TOPIC, OffsetsLog, ReadBatches, ReadError};
 use crate::clock;
 use crate::replica::waiters::FetchWait;
 use crate::replica::{self, AppendRequest, LeaderError, NotCommitted, Replica, ReplicaManager, RequiredAcks};
+use crate::threads;
 
 /// As long as no replica says otherwise: Kafka's default of `max.message.bytes`.
 const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
@@ -57,8 +58,7 @@ impl OffsetsLog for ReplicasLog {
             return futures::future::ready(Err(ReadError::NotLeader)).boxed();
         };
         async move {
-            let read =
-                tokio::task::spawn_blocking(move || read(&replica, leader_epoch, from, bytes_max)).await;
+            let read = threads::blocking(move || read(&replica, leader_epoch, from, bytes_max)).await;
             read.unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
         }
         .boxed()

@@ -11,13 +11,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use ottla_storage::disk::Disk;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::partition::Replica;
+use crate::threads::{Next, Signal, Worker};
 
 /// How many syncs of one log directory may run at once: the device and the journal merge concurrent flushes, so replicas
 /// need not wait for each other; more threads than this only wait for the same flush.
@@ -54,32 +55,33 @@ const RUNNING_AND_WANTED: u8 = 3;
 /// The replicas of one log directory that wait for a sync.
 pub struct SyncQueue {
     state: Mutex<QueueState>,
-    ready: Condvar,
+    ready: Arc<Signal>,
     on_fatal: OnFatal,
     counters: Option<Arc<Counters>>,
+    disk: Option<Disk>,
 }
 
 #[derive(Default)]
 struct QueueState {
     queued: VecDeque<Arc<Replica>>,
-    running: usize,
     stopping: bool,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Worker>,
 }
 
 impl SyncQueue {
     /// `name` ends up in the names of the threads.
     pub fn start(
         name: &str,
+        disk: Disk,
         on_fatal: OnFatal,
         counters: Option<Arc<Counters>>,
     ) -> io::Result<Arc<SyncQueue>> {
-        let queue = SyncQueue::without_threads(on_fatal, counters);
+        let queue = SyncQueue::new(on_fatal, counters, Some(disk));
         for index in 0..SYNC_THREADS_PER_LOG_DIR {
             let worker = Arc::clone(&queue);
-            let thread = std::thread::Builder::new()
-                .name(format!("sync-{name}-{index}"))
-                .spawn(move || while worker.run_one(true) {})?;
+            let mut taken = None;
+            let step = move || worker.step(&mut taken);
+            let thread = Worker::spawn(format!("sync-{name}-{index}"), Arc::clone(&queue.ready), step)?;
             queue.state.lock().threads.push(thread);
         }
         Ok(queue)
@@ -87,7 +89,11 @@ impl SyncQueue {
 
     /// A queue that its owner empties by hand, for tests and simulations that decide when a sync happens.
     pub fn without_threads(on_fatal: OnFatal, counters: Option<Arc<Counters>>) -> Arc<SyncQueue> {
-        Arc::new(SyncQueue { state: Mutex::default(), ready: Condvar::new(), on_fatal, counters })
+        SyncQueue::new(on_fatal, counters, None)
+    }
+
+    fn new(on_fatal: OnFatal, counters: Option<Arc<Counters>>, disk: Option<Disk>) -> Arc<SyncQueue> {
+        Arc::new(SyncQueue { state: Mutex::default(), ready: Arc::default(), on_fatal, counters, disk })
     }
 
     /// `replica` has unsynced bytes that somebody waits for.
@@ -98,7 +104,7 @@ impl SyncQueue {
                 replica.sync_stage.store(QUEUED, Ordering::Relaxed);
                 state.queued.push_back(Arc::clone(replica));
                 drop(state);
-                self.ready.notify_one();
+                self.ready.wake_one();
             }
             RUNNING => replica.sync_stage.store(RUNNING_AND_WANTED, Ordering::Relaxed),
             // It is known already.
@@ -106,29 +112,48 @@ impl SyncQueue {
         }
     }
 
-    /// Syncs the first replica in the queue, waiting for one if `wait`. False when there is none, or the queue stops.
-    pub fn run_one(&self, wait: bool) -> bool {
-        let replica = {
-            let mut state = self.state.lock();
-            loop {
-                if let Some(replica) = state.queued.pop_front() {
-                    replica.sync_stage.store(RUNNING, Ordering::Relaxed);
-                    state.running += 1;
-                    break replica;
+    /// A step of a sync thread. `taken` is what it took in the step before, to be synced now: a simulated disk takes its
+    /// time.
+    fn step(&self, taken: &mut Option<Arc<Replica>>) -> Next {
+        if let Some(replica) = taken.take() {
+            self.sync(replica);
+            return Next::Again;
+        }
+        match self.take() {
+            Some(replica) => match self.disk.as_ref().and_then(Disk::sync_time) {
+                None => {
+                    self.sync(replica);
+                    Next::Again
                 }
-                if state.stopping || !wait {
-                    return false;
+                Some(time) => {
+                    *taken = Some(replica);
+                    Next::After(time)
                 }
-                self.ready.wait(&mut state);
-            }
-        };
+            },
+            None if self.state.lock().stopping => Next::End,
+            None => Next::OnSignal,
+        }
+    }
+
+    /// Syncs the first replica in the queue. False when there is none.
+    pub fn run_one(&self) -> bool {
+        self.take().map(|replica| self.sync(replica)).is_some()
+    }
+
+    fn take(&self) -> Option<Arc<Replica>> {
+        let mut state = self.state.lock();
+        let replica = state.queued.pop_front()?;
+        replica.sync_stage.store(RUNNING, Ordering::Relaxed);
+        Some(replica)
+    }
+
+    fn sync(&self, replica: Arc<Replica>) {
         let started = Instant::now();
         let outcome = replica.sync();
         if let Some(counters) = &self.counters {
             counters.sync_seconds.observe(started.elapsed().as_secs_f64());
         }
         let mut state = self.state.lock();
-        state.running -= 1;
         if let Err(reason) = outcome {
             // ORDER: the stage stays RUNNING, so that nothing ever queues this replica again.
             drop(state);
@@ -138,7 +163,7 @@ impl SyncQueue {
             };
             tracing::error!(%fatal, "stopping");
             (self.on_fatal)(fatal);
-            return true;
+            return;
         }
         if replica.sync_stage.load(Ordering::Relaxed) == RUNNING_AND_WANTED {
             replica.sync_stage.store(QUEUED, Ordering::Relaxed);
@@ -147,7 +172,6 @@ impl SyncQueue {
         } else {
             replica.sync_stage.store(IDLE, Ordering::Relaxed);
         }
-        true
     }
 
     /// Syncs what is queued, then ends the threads. Appends after this are not synced.
@@ -157,12 +181,13 @@ impl SyncQueue {
             state.stopping = true;
             std::mem::take(&mut state.threads)
         };
-        self.ready.notify_all();
+        self.ready.wake_all();
         for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a sync thread panicked");
+            if let Err(error) = thread.join() {
+                tracing::error!(error, "a sync thread did not end well");
             }
         }
+        while self.run_one() {}
     }
 }
 

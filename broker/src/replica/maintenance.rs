@@ -7,16 +7,16 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ottla_batch::TimestampMs;
 use ottla_storage::log::{DeletedLog, DeletedSegments};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::manager::ReplicaManager;
 use super::partition::Replica;
 use crate::clock;
+use crate::threads::{Next, Signal, Worker};
 
 /// How exact the intervals are.
 const TICK: Duration = Duration::from_secs(1);
@@ -62,23 +62,21 @@ impl Ord for Due {
 #[derive(Default)]
 pub struct Maintenance {
     stopping: AtomicBool,
-    sleepers: Mutex<()>,
-    wake: Condvar,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    wake: Arc<Signal>,
+    workers: Mutex<Vec<Worker>>,
     deletions: Mutex<BinaryHeap<Reverse<Due>>>,
 }
 
 impl Maintenance {
     pub(super) fn start(&self, manager: &Arc<ReplicaManager>) -> io::Result<()> {
-        let mut threads = self.threads.lock();
-        let upkeep = Arc::clone(manager);
-        threads
-            .push(std::thread::Builder::new().name("log-upkeep".into()).spawn(move || run_upkeep(&upkeep))?);
+        let mut workers = self.workers.lock();
+        let mut upkeep = Upkeep::new(Arc::clone(manager));
+        workers.push(Worker::spawn("log-upkeep".to_owned(), Arc::clone(&self.wake), move || upkeep.step())?);
         if manager.config().replication.cleaner_enable {
             for index in 0..manager.config().dynamic().cleaner_threads {
                 let cleaner = Arc::clone(manager);
-                let thread = std::thread::Builder::new().name(format!("log-cleaner-{index}"));
-                threads.push(thread.spawn(move || run_cleaner(&cleaner))?);
+                let step = move || clean(&cleaner);
+                workers.push(Worker::spawn(format!("log-cleaner-{index}"), Arc::clone(&self.wake), step)?);
             }
         }
         Ok(())
@@ -86,29 +84,17 @@ impl Maintenance {
 
     /// Ends the threads; a compaction under way is abandoned. Files due for deletion stay: the next start removes them.
     pub(super) fn stop(&self) {
-        {
-            let _sleepers = self.sleepers.lock();
-            self.stopping.store(true, Ordering::SeqCst);
-        }
-        self.wake.notify_all();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            if thread.join().is_err() {
-                tracing::error!("a maintenance thread panicked");
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake.wake_all();
+        for worker in std::mem::take(&mut *self.workers.lock()) {
+            if let Err(error) = worker.join() {
+                tracing::error!(error, "a maintenance thread did not end well");
             }
         }
     }
 
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// False when it is time to end.
-    fn sleep(&self, duration: Duration) -> bool {
-        let mut sleepers = self.sleepers.lock();
-        if !self.is_stopping() {
-            self.wake.wait_for(&mut sleepers, duration);
-        }
-        !self.is_stopping()
     }
 
     pub(super) fn delete_log_later(&self, log: DeletedLog, now: TimestampMs, delay_ms: i64) {
@@ -169,39 +155,59 @@ impl Timer {
     }
 }
 
-fn run_upkeep(manager: &ReplicaManager) {
-    let config = manager.config().replication.clone();
-    let now = clock::now();
-    let initial = config.initial_task_delay;
-    let mut retention = Timer::new(now, initial, config.retention_check_interval);
-    let mut checkpoints = Timer::new(now, initial, config.recovery_point_checkpoint_interval);
-    let mut producers = Timer::new(now, initial, config.producer_id_expiration_check_interval);
-    let mut idle = Timer::new(now, initial, Duration::from_millis(IDLE_CHECK_INTERVAL_MS as u64));
-    while manager.maintenance().sleep(TICK) {
+/// The clockwork.
+struct Upkeep {
+    manager: Arc<ReplicaManager>,
+    retention: Timer,
+    checkpoints: Timer,
+    producers: Timer,
+    idle: Timer,
+}
+
+impl Upkeep {
+    fn new(manager: Arc<ReplicaManager>) -> Upkeep {
+        let config = &manager.config().replication;
+        let now = clock::now();
+        let initial = config.initial_task_delay;
+        Upkeep {
+            retention: Timer::new(now, initial, config.retention_check_interval),
+            checkpoints: Timer::new(now, initial, config.recovery_point_checkpoint_interval),
+            producers: Timer::new(now, initial, config.producer_id_expiration_check_interval),
+            idle: Timer::new(now, initial, Duration::from_millis(IDLE_CHECK_INTERVAL_MS as u64)),
+            manager,
+        }
+    }
+
+    fn step(&mut self) -> Next {
+        let manager = &self.manager;
+        if manager.maintenance().is_stopping() {
+            return Next::End;
+        }
         let now = clock::now();
         manager.maintenance().delete_due(now);
-        if retention.is_due(now) {
+        if self.retention.is_due(now) {
             for replica in manager.replicas() {
                 retain(manager, &replica, now);
                 if manager.maintenance().is_stopping() {
-                    return;
+                    return Next::End;
                 }
             }
         }
-        if checkpoints.is_due(now) {
+        if self.checkpoints.is_due(now) {
             sync_what_lags(manager);
             manager.write_checkpoints();
         }
-        if producers.is_due(now) {
+        if self.producers.is_due(now) {
             for replica in manager.replicas() {
                 replica.state.lock().log.expire_producers(now);
             }
         }
-        if idle.is_due(now) {
+        if self.idle.is_due(now) {
             for replica in manager.replicas() {
                 release_if_idle(&replica, now);
             }
         }
+        Next::OnSignalOrAfter(TICK)
     }
 }
 
@@ -257,17 +263,14 @@ fn release_if_idle(replica: &Arc<Replica>, now: TimestampMs) {
     }
 }
 
-fn run_cleaner(manager: &ReplicaManager) {
-    loop {
-        if !compact_dirtiest(manager) {
-            let backoff = manager.config().dynamic().cleaner_backoff;
-            if !manager.maintenance().sleep(backoff) {
-                return;
-            }
-        }
-        if manager.maintenance().is_stopping() {
-            return;
-        }
+/// A step of a cleaner.
+fn clean(manager: &ReplicaManager) -> Next {
+    if manager.maintenance().is_stopping() {
+        return Next::End;
+    }
+    match compact_dirtiest(manager) {
+        true => Next::Again,
+        false => Next::OnSignalOrAfter(manager.config().dynamic().cleaner_backoff),
     }
 }
 

@@ -12,7 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
 use ottla_batch::LeaderEpoch;
@@ -21,6 +21,7 @@ use ottla_storage::log::LastShutdown;
 use ottla_storage::logdir::LogDir;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::directory::{Directory, TopicReplicas};
@@ -32,6 +33,7 @@ use super::sessions::FetchSessions;
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
+use crate::threads;
 
 /// Below this many logs, opening them one after the other is faster than starting threads.
 const OPEN_IN_PARALLEL_FROM: usize = 8;
@@ -150,9 +152,13 @@ impl ReplicaManager {
                     tracing::error!(path = %other.path.display(), "a partition lies in two log directories; the later one is used");
                 }
             }
-            let syncs =
-                SyncQueue::start(&index.to_string(), Arc::clone(&on_fatal), Some(Arc::clone(&counters)))
-                    .map_err(StartError::Thread)?;
+            let syncs = SyncQueue::start(
+                &index.to_string(),
+                log_dir.disk().clone(),
+                Arc::clone(&on_fatal),
+                Some(Arc::clone(&counters)),
+            )
+            .map_err(StartError::Thread)?;
             dirs.push(Dir { log_dir: Arc::new(log_dir), syncs, replicas: AtomicUsize::new(0) });
         }
         let slots = config.replication.fetch_session_slots_max;
@@ -197,7 +203,7 @@ impl ReplicaManager {
 
     /// False once the manager was shut down.
     async fn apply_newest(self: Arc<ReplicaManager>) -> bool {
-        let applied = tokio::task::spawn_blocking(move || {
+        let applied = threads::blocking(move || {
             let image = self.metadata.image();
             self.apply(image)
         });
@@ -485,18 +491,18 @@ impl ReplicaManager {
             by_dir.entry(wanted.dir).or_default().push(wanted);
         }
         let opened = Mutex::new(Vec::new());
-        let turns: Vec<(Vec<Wanted>, AtomicUsize)> =
-            by_dir.into_values().map(|wanted| (wanted, AtomicUsize::new(0))).collect();
-        std::thread::scope(|scope| {
-            for (wanted, turn) in &turns {
-                for _ in 0..threads_per_dir.min(wanted.len()) {
-                    scope.spawn(|| {
-                        while let Some(next) = wanted.get(turn.fetch_add(1, Ordering::Relaxed)) {
-                            if let Some(replica) = self.open_one(next) {
-                                opened.lock().push(replica);
-                            }
-                        }
-                    });
+        let dirs = by_dir.len();
+        // One from each directory in turn, so that all disks have work at any time.
+        let mut queues: Vec<_> = by_dir.into_values().map(Vec::into_iter).collect();
+        let mut order = Vec::new();
+        while !queues.is_empty() {
+            queues.retain_mut(|queue| queue.next().map(|next| order.push(next)).is_some());
+        }
+        let turn = AtomicUsize::new(0);
+        threads::together((threads_per_dir * dirs).min(order.len()), || {
+            while let Some(next) = order.get(turn.fetch_add(1, Ordering::Relaxed)) {
+                if let Some(replica) = self.open_one(next) {
+                    opened.lock().push(replica);
                 }
             }
         });
@@ -596,7 +602,7 @@ impl ReplicaManager {
     /// free for the next owner. The network must have stopped before.
     pub async fn shutdown(self: &Arc<ReplicaManager>) {
         let manager = Arc::clone(self);
-        if let Err(error) = tokio::task::spawn_blocking(move || manager.stop()).await {
+        if let Err(error) = threads::blocking(move || manager.stop()).await {
             tracing::error!(%error, "closing the logs failed");
         }
     }

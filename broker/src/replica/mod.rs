@@ -27,7 +27,7 @@ pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};
 pub use directory::TopicReplicas;
-pub use group_commit::Fatal;
+pub use group_commit::{Fatal, OnFatal};
 pub use in_sync::Durability;
 pub use manager::{LookupError, ReplicaManager, ReplicaOptions, StartError};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};

@@ -82,7 +82,7 @@ impl Bench {
 
     fn sync(&self) -> usize {
         let mut syncs = 0;
-        while self.syncs.run_one(false) {
+        while self.syncs.run_one() {
             syncs += 1;
         }
         syncs
@@ -131,7 +131,7 @@ fn produce_some(bench: &Bench, seed: u64) -> Option<Offset> {
         open.push(bench.append(RequiredAcks::All).unwrap());
         // Every third step on average, and never after the last appends.
         if (seed >> step) & 3 == 0 && step < 17 {
-            bench.syncs.run_one(false);
+            bench.syncs.run_one();
         }
         open.retain_mut(|(offset, committed)| match committed.now_or_never() {
             Some(outcome) => {
@@ -205,7 +205,7 @@ fn memory_commits_with_the_append() {
     let bench = Bench::new(Durability::Memory);
     let (_, committed) = bench.append(RequiredAcks::All).unwrap();
     assert_eq!(committed.now_or_never(), Some(Ok(())));
-    assert!(!bench.syncs.run_one(false), "nobody asked for a sync");
+    assert!(!bench.syncs.run_one(), "nobody asked for a sync");
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn the_sync_threads_commit_from_many_writers() {
     let fatal = Arc::new(|fatal: Fatal| panic!("{fatal}"));
     let mut bench = Bench::new(Durability::Fsync);
     bench.sync();
-    let threads = SyncQueue::start("test", fatal, None).unwrap();
+    let threads = SyncQueue::start("test", Disk::real(), fatal, None).unwrap();
     Arc::get_mut(&mut bench.replica).unwrap().syncs = Arc::clone(&threads);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();

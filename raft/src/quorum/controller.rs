@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::state_machine::Published;
-use super::store::Store;
+use super::store::{self, Store};
 use super::types::{Change, Raft};
 use super::{MetadataConfig, SubmitError};
 use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, decide};
@@ -238,13 +238,7 @@ impl Controller {
     }
 
     async fn reserve(&self, bytes: u64) -> std::io::Result<()> {
-        let store = self.store.clone();
-        if !store.sync_blocks() {
-            return store.reserve(bytes);
-        }
-        tokio::task::spawn_blocking(move || store.reserve(bytes))
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        store::beside(&self.store, move |store| store.reserve(bytes)).await
     }
 
     /// Waits until this node leads and has applied everything before its own epoch. The epoch, and an offset that no entry

@@ -21,8 +21,18 @@ pub struct LogStore {
     store: Arc<dyn Store>,
     /// Set once, by the first failure.
     failure: Arc<OnceLock<String>>,
-    /// `None`: a sync is made where it is asked for.
-    syncs: Option<mpsc::Sender<SyncRequest>>,
+    syncs: Syncs,
+}
+
+/// Who makes the syncs.
+#[derive(Clone)]
+enum Syncs {
+    /// Whoever asks for one.
+    Here,
+    /// A thread, which waits for the device.
+    Thread(mpsc::Sender<SyncRequest>),
+    /// A task, which waits as long as a simulated device would.
+    Task(tokio::sync::mpsc::UnboundedSender<SyncRequest>),
 }
 
 type SyncRequest = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -40,8 +50,7 @@ impl LogStore {
     pub fn open(store: Arc<dyn Store>, snapshot: Option<StoredLogId>) -> Result<LogStore, OpenLogError> {
         check(&*store, snapshot)?;
         let failure = Arc::new(OnceLock::new());
-        let mut syncs = None;
-        if store.sync_blocks() {
+        let syncs = if store.sync_blocks() {
             let (sender, requests) = mpsc::channel::<SyncRequest>();
             std::thread::Builder::new().name("metadata-sync".into()).spawn({
                 let store = store.clone();
@@ -52,8 +61,14 @@ impl LogStore {
                     }
                 }
             })?;
-            syncs = Some(sender);
-        }
+            Syncs::Thread(sender)
+        } else if store.sync_time().is_some() {
+            let (sender, requests) = tokio::sync::mpsc::unbounded_channel();
+            tokio::spawn(serve_simulated_syncs(store.clone(), failure.clone(), requests));
+            Syncs::Task(sender)
+        } else {
+            Syncs::Here
+        };
         Ok(LogStore { store, failure, syncs })
     }
 
@@ -74,13 +89,16 @@ impl LogStore {
 
     /// Calls `done` after a sync that began after this call.
     fn sync_then(&self, done: impl FnOnce(io::Result<()>) + Send + 'static) -> io::Result<()> {
-        let Some(syncs) = &self.syncs else {
-            serve_syncs(&*self.store, &self.failure, std::iter::once::<SyncRequest>(Box::new(done)));
-            return Ok(());
-        };
-        syncs
-            .send(Box::new(done))
-            .map_err(|_| io::Error::other("the thread that syncs the metadata log is gone"))
+        let gone = || io::Error::other("the thread that syncs the metadata log is gone");
+        let request: SyncRequest = Box::new(done);
+        match &self.syncs {
+            Syncs::Here => {
+                serve_syncs(&*self.store, &self.failure, std::iter::once(request));
+                Ok(())
+            }
+            Syncs::Thread(thread) => thread.send(request).map_err(|_| gone()),
+            Syncs::Task(task) => task.send(request).map_err(|_| gone()),
+        }
     }
 
     async fn sync(&self) -> io::Result<()> {
@@ -119,6 +137,20 @@ impl LogStore {
                 })
             }
         }
+    }
+}
+
+async fn serve_simulated_syncs(
+    store: Arc<dyn Store>,
+    failure: Arc<OnceLock<String>>,
+    mut requests: tokio::sync::mpsc::UnboundedReceiver<SyncRequest>,
+) {
+    while let Some(first) = requests.recv().await {
+        // Those that come meanwhile wait for the next one, as on a device.
+        let waiting: Vec<_> =
+            std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok())).collect();
+        tokio::time::sleep(store.sync_time().unwrap_or_default()).await;
+        serve_syncs(&*store, &failure, waiting.into_iter());
     }
 }
 

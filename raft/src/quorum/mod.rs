@@ -488,14 +488,12 @@ impl Metadata {
             tracing::error!(%error, "the metadata quorum did not shut down cleanly");
         }
         let store = running.store;
-        let blocks = store.sync_blocks();
-        let close = move || {
+        let closed = store::beside(&store, |store| {
             let synced = store.sync();
             store.close();
             synced
-        };
-        let closed = if blocks { tokio::task::spawn_blocking(close).await } else { Ok(close()) };
-        if let Ok(Err(error)) = closed {
+        });
+        if let Err(error) = closed.await {
             tracing::error!(%error, "the last sync of the metadata failed");
         }
     }

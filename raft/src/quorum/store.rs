@@ -6,6 +6,8 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A value of its own, beside the entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,9 +66,29 @@ pub trait Store: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Whether `sync` waits for a device, so that it belongs on a thread of its own.
     fn sync_blocks(&self) -> bool;
+    /// How long the next sync is to take beyond what it really takes, on a simulated disk: whoever asks for syncs waits so
+    /// long first. Only if `sync` does not block.
+    fn sync_time(&self) -> Option<Duration> {
+        None
+    }
     /// Replaces the snapshot, durable when it returns.
     fn save_snapshot(&self, bytes: &[u8]) -> io::Result<()>;
     fn snapshot(&self) -> io::Result<Option<Vec<u8>>>;
     /// Lets go of the files; every later call is an error.
     fn close(&self);
+}
+
+/// Runs work that may wait for a device beside the tasks of the runtime; on a store that never waits, right here.
+pub async fn beside<T, W>(store: &Arc<dyn Store>, work: W) -> io::Result<T>
+where
+    T: Send + 'static,
+    W: FnOnce(&dyn Store) -> io::Result<T> + Send + 'static,
+{
+    if !store.sync_blocks() {
+        return work(&**store);
+    }
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || work(&*store))
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }

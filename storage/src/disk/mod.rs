@@ -15,6 +15,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use handles::FileHandle;
 pub use simulated::{Fault, SimulatedDisk};
@@ -236,6 +237,15 @@ impl Disk {
                 disk.lock(path)?.map(|lock| Lock { _repr: LockRepr::Simulated(lock) })
             }
         })
+    }
+
+    /// How long the next sync is to take beyond what it really takes: a slow simulated disk. Whoever syncs waits so long
+    /// first.
+    pub fn sync_time(&self) -> Option<Duration> {
+        match &self.inner.backend {
+            Backend::Real => None,
+            Backend::Simulated(disk) => disk.sync_time(),
+        }
     }
 
     pub fn space(&self, path: &Path) -> io::Result<Space> {

@@ -5,6 +5,7 @@
 //!   may survive an earlier one, and holes read as zeros); of a directory's unsynced changes a prefix survives, as on a
 //!   journalling file system.
 //! - Each operation that changes something has a number; a fault can be set for any of them.
+//! - A sync can take time: nothing here waits, but whoever waits for syncs asks how long (`Disk::sync_time`).
 //! - A capacity makes it full: a write that does not fit writes what fits and then fails, as ENOSPC does.
 //! - Files opened before a crash fail afterwards: a destructor that writes cannot make a crash look clean.
 
@@ -13,6 +14,7 @@ use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::path::{Component, Path};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -58,6 +60,8 @@ struct State {
     operations: u64,
     fault: Option<(u64, Fault)>,
     capacity: Option<u64>,
+    /// Shortest and longest time of a sync, and where the next one is drawn from.
+    sync_time: Option<(Duration, Duration, Coin)>,
     counts: Counts,
 }
 
@@ -147,6 +151,7 @@ impl SimulatedDisk {
             operations: 0,
             fault: None,
             capacity: None,
+            sync_time: None,
             counts: Counts::default(),
         };
         SimulatedDisk { state: Arc::new(Mutex::new(state)) }
@@ -196,6 +201,18 @@ impl SimulatedDisk {
 
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
+    }
+
+    /// From now on each sync takes a time between these two, drawn from `seed`.
+    pub fn set_sync_time(&self, min: Duration, max: Duration, seed: u64) {
+        self.state.lock().sync_time = Some((min, max, Coin(seed)));
+    }
+
+    pub(super) fn sync_time(&self) -> Option<Duration> {
+        let mut state = self.state.lock();
+        let (min, max, coin) = state.sync_time.as_mut()?;
+        let spread = max.saturating_sub(*min).as_micros() as usize;
+        Some(*min + Duration::from_micros(coin.upto(spread) as u64))
     }
 
     pub fn used_bytes(&self) -> u64 {
