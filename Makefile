@@ -12,7 +12,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Says when each step begins, so that a log tells where the time went.
 BEGIN = @echo "== $@ at $$(date +%T)"
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare cluster-test cluster-short cluster-kafka
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare cluster cluster-test cluster-short cluster-kafka
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short stock
@@ -79,6 +79,11 @@ crash-short: setup binary
 	$(PYTEST) tests/crash -n $(STOCK_WORKERS)
 	$(PYTHON) tests/crash/broker_crash.py --crashes 5
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip
+
+# Three nodes on this machine as one cluster, until Ctrl-C: clients connect to 127.0.0.1:19092.
+cluster:
+	$(CARGO) build --release -p ottla
+	config/cluster/start.sh $(TARGET)/release/ottla
 
 # Clusters of real processes: nodes are killed, stopped and cut off under load. CLUSTER_ARGS="-k failover".
 CLUSTER_ARGS ?=

@@ -92,13 +92,15 @@ class Namespaces:
         # The table is made before it is deleted, because deleting one that is not there is an error.
         _run(*self.command(receiver, ["nft", "-f", "-"]), stdin=(
             "table inet cut {}\ndelete table inet cut\n"
-            f"table inet cut {{ chain arriving {{ type filter hook input priority 0; policy accept;\n{rules}}} }}\n"))
+            f"table inet cut {{ chain arriving {{ type filter hook input priority 0; policy accept;\n{rules}}}\n}}\n"))
 
     def _namespace(self, node: int) -> str:
         return f"{self._bridge}-{node}"
 
     def _remove_leftovers(self) -> None:
-        """Of this run, or of one that was killed."""
+        """Of this run, or of one that was killed. A namespace takes its links along in its own time, so they go first."""
+        for link in Path("/sys/class/net").glob(f"{self._bridge}v*"):
+            _run("ip", "link", "delete", link.name, check=False)
         for space in Path("/run/netns").glob(f"{self._bridge}-*"):
             _run("ip", "netns", "delete", space.name, check=False)
         _run("ip", "link", "delete", self._bridge, check=False)

@@ -64,6 +64,16 @@ def test_a_record_acknowledged_without_its_offset_must_be_there():
 
 
 @pytest.mark.short
+def test_what_retention_deleted_is_not_missed_and_the_rest_is():
+    records = kept()
+    del records[0][0]
+    assert check_records(told(), records, {0: 1}) == 3
+    records[0].clear()
+    with pytest.raises(LostPromise):
+        check_records(told(), records, {0: 1})
+
+
+@pytest.mark.short
 def test_replicas_are_compared_by_bytes(tmp_path):
     def batch(base: int, body: bytes) -> bytes:
         rest = body.ljust(60, b".")

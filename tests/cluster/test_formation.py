@@ -4,16 +4,8 @@ import re
 import signal
 
 import pytest
-from load import read_all, value_of
-from confluent_kafka import Producer
 from harness.process import wait_until
-
-
-def produce(cluster, topic: str, records: int, first: int = 0, **config) -> None:
-    producer = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all", **config})
-    for number in range(first, first + records):
-        producer.produce(topic, value_of(number), partition=0)
-    assert producer.flush(30) == 0
+from load import produce, read_all, value_of
 
 
 @pytest.mark.short
@@ -28,10 +20,7 @@ def test_three_nodes_replicate(cluster):
     leaders = {partition.leader for partition in cluster.brokers()[0].metadata("t").topics["t"].values()}
     assert leaders == {1, 2, 3}, "leadership is spread"
     for partition in range(6):
-        produce_to = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all"})
-        for number in range(100):
-            produce_to.produce("t", value_of(number), partition=partition)
-        assert produce_to.flush(30) == 0
+        produce(cluster, "t", 100, partition=partition)
     found = read_all(cluster.bootstrap, "t")
     assert all([value for _, value in found[partition]] == [value_of(number) for number in range(100)] for partition in range(6))
     cluster.check_replicas_equal("t")
