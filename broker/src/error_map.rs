@@ -5,7 +5,7 @@ use kafka_protocol::error::ResponseError;
 use ottla_batch::BatchError;
 use ottla_raft::requests::{
     AllocateProducerIdsError, AlterConfigsError, CreatePartitionsError, CreateTopicError, DeleteTopicError,
-    ElectLeaderError, UpdateFeaturesError,
+    ElectLeaderError, ReassignmentError, UnregisterBrokerError, UpdateFeaturesError,
 };
 use ottla_raft::{SubmitError, VoterChangeError};
 use ottla_storage::log;
@@ -216,6 +216,22 @@ pub fn alter_configs(error: &AlterConfigsError) -> ResponseError {
         AlterConfigsError::InvalidConfig(_) => ResponseError::InvalidConfig,
         AlterConfigsError::UnknownTopic => ResponseError::UnknownTopicOrPartition,
         AlterConfigsError::UnknownBroker(_) => ResponseError::BrokerIdNotRegistered,
+    }
+}
+
+pub fn reassignment(error: &ReassignmentError) -> ResponseError {
+    match error {
+        ReassignmentError::UnknownTopicOrPartition => ResponseError::UnknownTopicOrPartition,
+        ReassignmentError::InvalidReplicaAssignment(_) => ResponseError::InvalidReplicaAssignment,
+        ReassignmentError::InvalidReplicationFactor(_) => ResponseError::InvalidReplicationFactor,
+        ReassignmentError::NoReassignmentInProgress => ResponseError::NoReassignmentInProgress,
+        ReassignmentError::LimitReached(_) => ResponseError::PolicyViolation,
+    }
+}
+
+pub fn unregister_broker(error: &UnregisterBrokerError) -> ResponseError {
+    match error {
+        UnregisterBrokerError::NotRegistered(_) => ResponseError::BrokerIdNotRegistered,
     }
 }
 

@@ -55,7 +55,7 @@ fn prepare(
     image: &Image,
     asked: &AlterConfigsResource,
 ) -> Result<(ConfigResource, Vec<(String, String)>), Refusal> {
-    let resource = alteration::resource(asked.resource_type, &asked.resource_name)?;
+    let resource = alteration::resource(cx, asked.resource_type, &asked.resource_name)?;
     let mut after = Configs::new();
     let mut entries = Vec::with_capacity(asked.configs.len());
     for config in &asked.configs {

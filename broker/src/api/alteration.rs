@@ -10,7 +10,8 @@ use ottla_raft::metadata::image::Configs;
 use ottla_raft::requests::{AlterConfigsResult, ConfigOperation};
 use ottla_raft::{ConfigResource, ConfigResourceType, Image, SubmitError};
 
-use super::{RequestContext, auto_create, create_topics};
+use super::{ListenerRole, RequestContext, auto_create, create_topics};
+use crate::config::NodeConfig;
 use crate::config::alter::{self, Refusal};
 use crate::config::table::list_items;
 use crate::error_map;
@@ -54,8 +55,20 @@ pub fn no_loggers() -> Refusal {
     Refusal::InvalidRequest("levels of loggers are chosen at start and cannot be changed".into())
 }
 
+/// Only the broker itself knows what it was started with, and what it can become.
+pub fn check_own_id(node: &NodeConfig, name: &str) -> Result<(), Refusal> {
+    match name.parse::<i32>() {
+        Ok(id) if id == node.node_id => Ok(()),
+        Ok(id) => Err(Refusal::InvalidRequest(format!(
+            "Unexpected broker id, expected {} or empty string, but received {id}",
+            node.node_id
+        ))),
+        Err(_) => Err(Refusal::InvalidRequest(format!("Broker id must be an integer, but it is: {name}"))),
+    }
+}
+
 /// The resource that a change is about.
-pub fn resource(kind: i8, name: &StrBytes) -> Result<ConfigResource, Refusal> {
+pub fn resource(cx: &RequestContext, kind: i8, name: &StrBytes) -> Result<ConfigResource, Refusal> {
     let no_default =
         |what: &str| Refusal::InvalidRequest(format!("Default {what} resources are not allowed."));
     let kind = match ResourceType::of(kind)? {
@@ -63,6 +76,11 @@ pub fn resource(kind: i8, name: &StrBytes) -> Result<ConfigResource, Refusal> {
         ResourceType::Topic => {
             check_topic_name(name).map_err(Refusal::InvalidTopicName)?;
             ConfigResourceType::Topic
+        }
+        // As in Kafka, a broker takes its own changes only, as it checks them; controllers take those of all.
+        ResourceType::Broker if !name.is_empty() && cx.connection.role == ListenerRole::Broker => {
+            check_own_id(&cx.broker.config, name)?;
+            ConfigResourceType::Broker
         }
         ResourceType::Broker if !name.is_empty() && name.parse::<u32>().is_err() => {
             return Err(Refusal::InvalidRequest(format!("Broker id must be an integer, but it is: {name}")));

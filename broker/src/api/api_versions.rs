@@ -17,7 +17,7 @@ use kafka_protocol::messages::api_versions_response::{
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Close, Part, Reply, RequestContext, Started, guard, table};
+use super::{Close, ListenerRole, Part, Reply, RequestContext, Started, guard, table};
 
 pub struct Request {
     software: Option<(StrBytes, StrBytes)>,
@@ -121,7 +121,7 @@ fn answer(cx: &RequestContext, request: Request) -> ApiVersionsResponse {
         })
         .collect();
     ApiVersionsResponse::default()
-        .with_api_keys(offered())
+        .with_api_keys(offered(cx.connection.role))
         .with_supported_features(supported)
         .with_finalized_features(finalized)
         .with_finalized_features_epoch(image.features_epoch as i64)
@@ -133,10 +133,11 @@ fn is_software_name(text: &str) -> bool {
     at_the_ends(text.chars().next()) && at_the_ends(text.chars().last()) && text.chars().all(inside)
 }
 
-/// What the table offers.
-fn offered() -> Vec<ApiVersion> {
+/// What the table offers on a listener.
+fn offered(role: ListenerRole) -> Vec<ApiVersion> {
     let mut keys: Vec<_> = table::rows()
         .iter()
+        .filter(|row| row.is_served_on(role))
         .map(|row| {
             // COMPAT: librdkafka takes a lowest Produce version above 0 for a broker without Produce (KAFKA-18659).
             let min = if row.key == ApiKey::Produce as i16 { 0 } else { *row.versions.start() };
@@ -152,9 +153,9 @@ fn offered() -> Vec<ApiVersion> {
 
 /// The body of the answer to an ApiVersions request whose version is not offered: version 0, and only this API's range
 /// and the others', from which the client chooses (KIP-511).
-pub fn unsupported_version() -> Result<Bytes, Close> {
+pub fn unsupported_version(role: ListenerRole) -> Result<Bytes, Close> {
     let response = ApiVersionsResponse::default()
         .with_error_code(ResponseError::UnsupportedVersion.code())
-        .with_api_keys(offered());
+        .with_api_keys(offered(role));
     table::encode(&response, 0)
 }

@@ -26,6 +26,9 @@ use crate::error_map;
 /// A request is given at least this long, whatever it says: one sync of the metadata log takes its time.
 pub(super) const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
+/// For requests that carry no limit of their own.
+pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
 pub(super) fn timeout(timeout_ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(TIMEOUT_MIN)
 }

@@ -82,11 +82,11 @@ fn describe(
         }
         ResourceType::Broker if name.is_empty() => effective::broker_default_entries(image),
         ResourceType::Broker => {
-            check_own_id(node, name)?;
+            alteration::check_own_id(node, name)?;
             effective::broker_entries(node, image)
         }
         ResourceType::BrokerLogger => {
-            check_own_id(node, name)?;
+            alteration::check_own_id(node, name)?;
             return Err(alteration::no_loggers());
         }
         ResourceType::ClientMetrics | ResourceType::Group if name.is_empty() => {
@@ -100,18 +100,6 @@ fn describe(
         entries.retain(|entry| keys.contains(entry.name.as_str()));
     }
     Ok(entries)
-}
-
-/// Only the broker itself knows what it was started with.
-fn check_own_id(node: &NodeConfig, name: &str) -> Result<(), Refusal> {
-    match name.parse::<i32>() {
-        Ok(id) if id == node.node_id => Ok(()),
-        Ok(id) => Err(Refusal::InvalidRequest(format!(
-            "Unexpected broker id, expected {} or empty string, but received {id}",
-            node.node_id
-        ))),
-        Err(_) => Err(Refusal::InvalidRequest(format!("Broker id must be an integer, but it is: {name}"))),
-    }
 }
 
 fn shown(entry: Entry, request: &DescribeConfigsRequest) -> DescribeConfigsResourceResult {

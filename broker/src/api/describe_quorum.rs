@@ -1,7 +1,6 @@
 //! DescribeQuorum (key 55, versions 0 to 2, KIP-595): the Raft quorum of the metadata, as the log `__cluster_metadata-0`.
 //!
 //! v1: times of the last fetch (KIP-836). v2: directories, messages with errors, addresses of the voters (KIP-853).
-//! Directory ids are all zero, as in a Kafka quorum with static voters: voters here are known by their ids alone.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_quorum_response::{
@@ -13,6 +12,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use ottla_raft::{BrokerId, QuorumInfo, VoterInfo};
 
+use super::describe_cluster::split_address;
 use super::{Close, RequestContext};
 use crate::clock;
 
@@ -69,26 +69,27 @@ pub async fn handle(
 }
 
 fn state(replica: &VoterInfo, leader: BrokerId, now: i64) -> ReplicaState {
-    let heard = match replica.silent_ms {
+    let before = |elapsed_ms: Option<u64>| match elapsed_ms {
         _ if replica.id == leader => now,
-        Some(silent) => now.saturating_sub(i64::try_from(silent).unwrap_or(i64::MAX)).max(0),
+        Some(elapsed) => now.saturating_sub(i64::try_from(elapsed).unwrap_or(i64::MAX)).max(0),
         None => -1,
     };
     ReplicaState::default()
         .with_replica_id(WireBrokerId(replica.id.0))
+        .with_replica_directory_id(replica.directory_id)
         .with_log_end_offset(replica.log_end_offset)
-        .with_last_fetch_timestamp(heard)
-        .with_last_caught_up_timestamp(heard)
+        .with_last_fetch_timestamp(before(replica.silent_ms))
+        .with_last_caught_up_timestamp(before(replica.behind_ms))
 }
 
 fn nodes(quorum: &QuorumInfo, listener: &str) -> Vec<Node> {
     let of_voter = |voter: &VoterInfo| {
-        let address = quorum.addresses.get(&voter.id).and_then(|address| address.rsplit_once(':'));
-        let listeners = address.and_then(|(host, port)| {
-            let listener = Listener::default()
+        let address = quorum.addresses.get(&voter.id).and_then(|address| split_address(address));
+        let listeners = address.map(|(host, port)| {
+            Listener::default()
                 .with_name(StrBytes::from_string(listener.to_owned()))
-                .with_host(StrBytes::from_string(host.to_owned()));
-            Some(listener.with_port(port.parse().ok()?))
+                .with_host(StrBytes::from_string(host.to_owned()))
+                .with_port(port)
         });
         Node::default().with_node_id(WireBrokerId(voter.id.0)).with_listeners(listeners.into_iter().collect())
     };

@@ -59,7 +59,7 @@ pub async fn handle(
 type Prepared = (ConfigResource, Vec<(String, ConfigOperation)>);
 
 fn prepare(cx: &RequestContext, image: &Image, asked: &AlterConfigsResource) -> Result<Prepared, Refusal> {
-    let resource = alteration::resource(asked.resource_type, &asked.resource_name)?;
+    let resource = alteration::resource(cx, asked.resource_type, &asked.resource_name)?;
     let scope = match resource.kind {
         ConfigResourceType::Topic => Scope::Topic,
         ConfigResourceType::Broker => Scope::Broker,

@@ -15,7 +15,11 @@ use crate::node::Broker;
 
 #[cfg(test)]
 mod admin_tests;
+pub mod add_raft_voter;
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
+#[cfg(test)]
+mod cluster_tests;
 mod alteration;
 pub mod api_versions;
 pub mod authorized_operations;
@@ -59,11 +63,13 @@ pub mod offset_for_leader_epoch;
 mod partition_tests;
 pub mod produce;
 pub mod produce_frame;
+pub mod remove_raft_voter;
 pub mod splice;
 pub mod sync_group;
 pub mod table;
 pub mod topic_id_frames;
 mod topic_listing;
+pub mod unregister_broker;
 pub mod update_features;
 
 /// What a handler may know about the request it answers, beyond its body. Cheap to clone.
@@ -86,12 +92,20 @@ impl RequestContext {
             id: 1,
             peer: address,
             listener: "PLAINTEXT".to_owned(),
+            role: ListenerRole::Broker,
             local: address,
             software: parking_lot::Mutex::default(),
         };
         let broker = Arc::clone(broker);
         RequestContext { broker, connection: Arc::new(connection), api_version, correlation_id: 1, client_id }
     }
+}
+
+/// What a listener gives access to: partitions and groups, or the controllers (`controller.listener.names`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerRole {
+    Broker,
+    Controller,
 }
 
 /// What stays the same for all requests of one connection.
@@ -102,6 +116,7 @@ pub struct Connection {
     /// Name of the listener (as in `listeners`) that accepted the connection: clients are answered with the address
     /// advertised for this one.
     pub listener: String,
+    pub role: ListenerRole,
     pub local: SocketAddr,
     /// From ApiVersions v3+ (KIP-511): client software name and version.
     pub software: parking_lot::Mutex<Option<(StrBytes, StrBytes)>>,

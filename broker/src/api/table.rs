@@ -1,4 +1,4 @@
-//! The table of APIs: key, versions offered, decoder, handler. ApiVersions answers from it, `net` dispatches by it, and
+//! The table of APIs: key, versions offered, listeners, decoder, handler. ApiVersions answers from it, `net` dispatches by it, and
 //! docs/compatibility.md is checked against it.
 
 use std::future::Future;
@@ -21,6 +21,8 @@ pub struct Row {
     pub key: i16,
     /// Versions offered. A request of another version closes its connection, as Kafka does; ApiVersions alone answers it.
     pub versions: RangeInclusive<i16>,
+    /// Whether the listeners of controllers serve it too, as those of brokers do.
+    on_controllers: bool,
     request_header_version: HeaderOf,
     response_header_version: HeaderOf,
     start: Start,
@@ -71,6 +73,7 @@ impl Row {
         Row {
             key: Q::KEY,
             versions,
+            on_controllers: false,
             request_header_version: Q::header_version,
             response_header_version: Q::Response::header_version,
             start: Box::new(move |cx, body| {
@@ -104,12 +107,20 @@ impl Row {
         Row {
             key: key as i16,
             versions,
+            on_controllers: false,
             request_header_version,
             response_header_version,
             start: Box::new(move |cx, body| {
                 let version = cx.api_version;
                 start(cx, decode(body, version)?)
             }),
+        }
+    }
+
+    pub fn is_served_on(&self, role: ListenerRole) -> bool {
+        match role {
+            ListenerRole::Broker => true,
+            ListenerRole::Controller => self.on_controllers,
         }
     }
 
@@ -162,7 +173,7 @@ pub fn row(key: i16) -> Option<&'static Row> {
 }
 
 fn build() -> Vec<Row> {
-    vec![
+    let of_brokers = vec![
         Row::staged(ApiKey::Produce, 3..=13, produce_frame::decode, produce::start),
         Row::staged(ApiKey::Fetch, 4..=18, guard::decode::<FetchRequest>, fetch::start),
         Row::serial::<ListOffsetsRequest, _, _>(1..=11, list_offsets::handle),
@@ -176,26 +187,35 @@ fn build() -> Vec<Row> {
         Row::serial::<SyncGroupRequest, _, _>(0..=5, sync_group::handle),
         Row::serial::<DescribeGroupsRequest, _, _>(0..=6, describe_groups::handle),
         Row::serial::<ListGroupsRequest, _, _>(0..=5, list_groups::handle),
-        Row::staged(ApiKey::ApiVersions, 0..=5, api_versions::decode, api_versions::start),
-        Row::serial::<CreateTopicsRequest, _, _>(2..=7, create_topics::handle),
-        Row::serial::<DeleteTopicsRequest, _, _>(1..=6, delete_topics::handle),
         Row::serial::<DeleteRecordsRequest, _, _>(0..=2, delete_records::handle),
         Row::serial::<InitProducerIdRequest, _, _>(0..=5, init_producer_id::handle),
         Row::serial::<OffsetForLeaderEpochRequest, _, _>(2..=4, offset_for_leader_epoch::handle),
-        Row::serial::<DescribeConfigsRequest, _, _>(1..=4, describe_configs::handle),
-        Row::serial::<AlterConfigsRequest, _, _>(0..=2, alter_configs::handle),
         Row::serial_encoded(1..=5, describe_log_dirs::handle, newer::encode_describe_log_dirs),
-        Row::serial::<CreatePartitionsRequest, _, _>(0..=3, create_partitions::handle),
         Row::serial_encoded(0..=3, delete_groups::handle, newer::encode_delete_groups),
-        Row::serial::<ElectLeadersRequest, _, _>(0..=2, elect_leaders::handle),
-        Row::serial::<IncrementalAlterConfigsRequest, _, _>(0..=1, incremental_alter_configs::handle),
-        Row::serial::<ListPartitionReassignmentsRequest, _, _>(0..=0, list_partition_reassignments::handle),
         Row::serial::<OffsetDeleteRequest, _, _>(0..=0, offset_delete::handle),
-        Row::serial::<DescribeQuorumRequest, _, _>(0..=2, describe_quorum::handle),
-        Row::serial::<UpdateFeaturesRequest, _, _>(0..=2, update_features::handle),
-        Row::serial::<DescribeClusterRequest, _, _>(0..=2, describe_cluster::handle),
         Row::serial::<DescribeProducersRequest, _, _>(0..=0, describe_producers::handle),
         Row::serial::<ListConfigResourcesRequest, _, _>(0..=1, list_config_resources::handle),
         Row::serial::<DescribeTopicPartitionsRequest, _, _>(0..=0, describe_topic_partitions::handle),
-    ]
+    ];
+    // `--bootstrap-controller` of Kafka's tools (KIP-919).
+    let of_controllers_too = vec![
+        Row::staged(ApiKey::ApiVersions, 0..=5, api_versions::decode, api_versions::start),
+        Row::serial::<CreateTopicsRequest, _, _>(2..=7, create_topics::handle),
+        Row::serial::<DeleteTopicsRequest, _, _>(1..=6, delete_topics::handle),
+        Row::serial::<DescribeConfigsRequest, _, _>(1..=4, describe_configs::handle),
+        Row::serial::<AlterConfigsRequest, _, _>(0..=2, alter_configs::handle),
+        Row::serial::<CreatePartitionsRequest, _, _>(0..=3, create_partitions::handle),
+        Row::serial::<ElectLeadersRequest, _, _>(0..=2, elect_leaders::handle),
+        Row::serial::<IncrementalAlterConfigsRequest, _, _>(0..=1, incremental_alter_configs::handle),
+        Row::serial::<AlterPartitionReassignmentsRequest, _, _>(0..=1, alter_partition_reassignments::handle),
+        Row::serial::<ListPartitionReassignmentsRequest, _, _>(0..=0, list_partition_reassignments::handle),
+        Row::serial::<DescribeQuorumRequest, _, _>(0..=2, describe_quorum::handle),
+        Row::serial::<UpdateFeaturesRequest, _, _>(0..=2, update_features::handle),
+        Row::serial::<DescribeClusterRequest, _, _>(0..=2, describe_cluster::handle),
+        Row::serial::<UnregisterBrokerRequest, _, _>(0..=0, unregister_broker::handle),
+        Row::serial::<AddRaftVoterRequest, _, _>(0..=0, add_raft_voter::handle),
+        Row::serial::<RemoveRaftVoterRequest, _, _>(0..=0, remove_raft_voter::handle),
+    ];
+    let of_controllers_too = of_controllers_too.into_iter().map(|row| Row { on_controllers: true, ..row });
+    of_brokers.into_iter().chain(of_controllers_too).collect()
 }

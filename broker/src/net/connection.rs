@@ -169,11 +169,12 @@ impl Task {
             match self.frames.take()? {
                 Taken::Request(request) => self.start(request)?,
                 Taken::UnsupportedApiVersions { correlation_id } => {
+                    let role = self.connection.role;
                     // Answered in its turn only if nothing is under way; no client sends it later than first.
                     if !self.in_flight.is_empty() {
                         return Err(Close::new("ApiVersions in an unsupported version after other requests"));
                     }
-                    self.outbox.push(correlation_id, false, reply_of(api_versions::unsupported_version()?));
+                    self.outbox.push(correlation_id, false, reply_of(api_versions::unsupported_version(role)?));
                 }
                 Taken::Incomplete => break,
             }
@@ -198,6 +199,9 @@ impl Task {
         let close = |close: Close| {
             Close::new(format!("API key {} version {}: {}", head.row.key, head.version, close.reason))
         };
+        if !request.row.is_served_on(self.connection.role) {
+            return Err(close(Close::new("not served on this listener")));
+        }
         let (answer, serial) = match request.row.start(cx, request.body).map_err(close)? {
             Started::Serial(answer) => (answer, true),
             Started::Pipelined(answer) => (answer, false),

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::Connection;
+use crate::api::{Connection, ListenerRole};
 use crate::config::Listener;
 use crate::node::Broker;
 use socket::SocketOptions;
@@ -127,6 +127,10 @@ async fn accept(
 ) {
     static CONNECTION_IDS: AtomicU64 = AtomicU64::new(1);
     let listener = bound.listener.name.clone();
+    let role = match broker.config.controller_listener_names.contains(&listener) {
+        true => ListenerRole::Controller,
+        false => ListenerRole::Broker,
+    };
     let options = SocketOptions {
         send_buffer_bytes: broker.config.network.send_buffer_bytes,
         receive_buffer_bytes: broker.config.network.receive_buffer_bytes,
@@ -162,6 +166,7 @@ async fn accept(
             id: CONNECTION_IDS.fetch_add(1, Ordering::Relaxed),
             peer,
             listener: listener.clone(),
+            role,
             local: stream.local_addr().unwrap_or(bound.address),
             software: Mutex::new(None),
         });
