@@ -137,12 +137,12 @@ async fn who_asks_the_wrong_broker_is_told_the_right_one() {
 
     let mut batch = ottla_batch::BatchBuilder::new(ottla_batch::BatchOptions::default());
     batch.push(ottla_batch::TimestampMs(1), None, Some(b"v"), &[]).unwrap();
-    let partition = produce_request::PartitionProduceData::default().with_records(Some(batch.build().unwrap()));
+    let partition =
+        produce_request::PartitionProduceData::default().with_records(Some(batch.build().unwrap()));
     let topic = produce_request::TopicProduceData::default()
         .with_name(name("elsewhere"))
         .with_partition_data(vec![partition]);
-    let request =
-        ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![topic]);
+    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![topic]);
     let produced = bench.call(12, &request).await;
     let partition = &produced.responses[0].partition_responses[0];
     assert_eq!(partition.error_code, code(ResponseError::NotLeaderOrFollower));
@@ -241,9 +241,8 @@ async fn a_broker_changes_only_its_own_configs() {
     let bench = Bench::start(&[]).await;
     let _other = OtherBroker::register(&bench, 2).await;
     let of = |broker: &str| {
-        let config = AlterableConfig::default()
-            .with_name(text("log.cleaner.threads"))
-            .with_value(Some(text("2")));
+        let config =
+            AlterableConfig::default().with_name(text("log.cleaner.threads")).with_value(Some(text("2")));
         let resource = AlterConfigsResource::default()
             .with_resource_type(4)
             .with_resource_name(text(broker))

@@ -13,17 +13,17 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::node::Broker;
 
+pub mod add_raft_voter;
 #[cfg(test)]
 mod admin_tests;
-pub mod add_raft_voter;
 pub mod alter_configs;
 pub mod alter_partition_reassignments;
-#[cfg(test)]
-mod cluster_tests;
 mod alteration;
 pub mod api_versions;
 pub mod authorized_operations;
 pub mod auto_create;
+#[cfg(test)]
+mod cluster_tests;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod current_leader;

@@ -22,9 +22,9 @@ pub async fn handle(
     let response = RemoveRaftVoterResponse::default().with_error_message(None);
     Ok(match changed {
         Ok(()) => response,
-        Err((error, message)) => response
-            .with_error_code(error.code())
-            .with_error_message(Some(StrBytes::from_string(message))),
+        Err((error, message)) => {
+            response.with_error_code(error.code()).with_error_message(Some(StrBytes::from_string(message)))
+        }
     })
 }
 

@@ -24,8 +24,8 @@ pub async fn handle(
     let response = UnregisterBrokerResponse::default().with_error_message(None);
     Ok(match failure {
         None => response,
-        Some((error, message)) => response
-            .with_error_code(error.code())
-            .with_error_message(Some(StrBytes::from_string(message))),
+        Some((error, message)) => {
+            response.with_error_code(error.code()).with_error_message(Some(StrBytes::from_string(message)))
+        }
     })
 }

@@ -174,7 +174,11 @@ impl Task {
                     if !self.in_flight.is_empty() {
                         return Err(Close::new("ApiVersions in an unsupported version after other requests"));
                     }
-                    self.outbox.push(correlation_id, false, reply_of(api_versions::unsupported_version(role)?));
+                    self.outbox.push(
+                        correlation_id,
+                        false,
+                        reply_of(api_versions::unsupported_version(role)?),
+                    );
                 }
                 Taken::Incomplete => break,
             }
