@@ -1,8 +1,12 @@
 //! One running node: what handlers may reach (`Broker`), and the order in which its parts start and stop.
 //!
-//! Start: ports, then metadata, then log directories and replicas, then groups, then the listeners accept. Ports come first, so
-//! that a second node started by mistake is told so before it has touched any data. Stop is the reverse: no more
-//! requests, groups answer what is parked, the controller is told, logs are synced and marked clean, the metadata closes last.
+//! A node is a broker, a controller, or both, and has the same parts in each case: a controller is assigned no replicas, and a
+//! broker's metadata follows without a vote.
+//!
+//! Start: ports, then what peers need to find this node, then metadata, registration, log directories and replicas, groups; then
+//! clients are served. Ports come first, so that a second node started by mistake is told so before it has touched any data. Stop is the
+//! reverse: leaderships move to others, no more requests, groups answer what is parked, logs are synced and marked clean, the
+//! metadata closes last, and with it the ear for peers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,18 +17,20 @@ use std::time::Duration;
 
 use ottla_raft::quorum::store_memory::MemoryStore;
 use ottla_raft::requests::RegisterBroker;
-use ottla_raft::{BrokerEpoch, BrokerId, Metadata, MetadataConfig, features};
+use ottla_raft::{BrokerEpoch, BrokerId, Metadata, MetadataConfig, PeerService, QuorumRole, features};
 use ottla_storage::disk::Disk;
 use ottla_storage::logdir::{self, LogDir, LogDirError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{Listener, NodeConfig, SecurityProtocol};
+use crate::api::ListenerRole;
+use crate::config::{Endpoint, Listener, NodeConfig, SecurityProtocol, host_and_port};
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
-use crate::net::{self, BindError};
-use crate::registration::{Registration, RegistrationError};
+use crate::net::peers::Peers;
+use crate::net::{self, BindError, Purpose, Server};
+use crate::registration::{NOT_REGISTERED, Registration, RegistrationError};
 use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
 
 /// Everything a request handler may use. One per process, shared by all connections.
@@ -50,10 +56,6 @@ pub enum StartError {
     Metadata(#[from] ottla_raft::StartError),
     #[error(transparent)]
     Replicas(#[from] crate::replica::StartError),
-    #[error(
-        "process.roles: this node must be broker and controller in one; clusters of several nodes are not supported"
-    )]
-    Roles,
     #[error(transparent)]
     Registration(#[from] RegistrationError),
     #[error("{path} belongs to cluster {found}, but {other_path} to cluster {other}")]
@@ -63,12 +65,12 @@ pub enum StartError {
 /// A node that serves.
 pub struct Node {
     broker: Arc<Broker>,
-    stop: watch::Sender<bool>,
+    server: Server,
     ready: Arc<AtomicBool>,
     metrics_address: Option<SocketAddr>,
-    serving: JoinHandle<()>,
     groups: JoinHandle<()>,
-    registration: Arc<Registration>,
+    /// `None` on a node that is no broker.
+    registration: Option<Arc<Registration>>,
     started_in: Duration,
 }
 
@@ -118,18 +120,10 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
 pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<Node, StartError> {
     let Environment { disk, metadata_store, on_fatal } = environment;
     let begin = Instant::now();
-    if !(config.roles.broker && config.roles.controller && config.quorum.is_alone(BrokerId(config.node_id))) {
-        return Err(StartError::Roles);
-    }
     let config = Arc::new(config);
-    let (stop, stopped) = watch::channel(false);
-
-    let mut listeners = Vec::new();
+    let mut bound = Vec::new();
     for listener in &config.listeners {
-        // With a single voter nobody else speaks to the controller.
-        if !config.controller_listener_names.contains(&listener.name) {
-            listeners.push(net::bind(listener, config.network.listen_backlog).await?);
-        }
+        bound.push(net::bind(listener, purpose(&config, listener), config.network.listen_backlog).await?);
     }
     let http = match &config.metrics_listener {
         Some(address) => Some(
@@ -140,25 +134,45 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         None => None,
     };
     let addresses: BTreeMap<_, _> =
-        listeners.iter().map(|bound| (bound.listener.name.clone(), bound.address)).collect();
+        bound.iter().map(|bound| (bound.listener.name.clone(), bound.address)).collect();
 
-    let metadata = start_metadata(&config, &disk, metadata_store).await?;
+    let metrics = Metrics::new();
+    let peers = PeerService::new();
+    let server = Server::start(bound, config.clone(), metrics.clone(), peers.clone());
+    let ready = Arc::new(AtomicBool::new(false));
+    let metrics_address = http.as_ref().map(|(_, address)| *address);
+    if let Some((socket, _)) = http {
+        let mut phase = server.phase();
+        let stopped = async move {
+            let _ = phase.wait_for(|phase| *phase >= net::Phase::ClientsClosed).await;
+        };
+        tokio::spawn(metrics::http::serve(socket, metrics.clone(), ready.clone(), stopped));
+    }
+
+    let metadata = start_metadata(&config, &disk, metadata_store, &addresses, peers).await?;
     tokio::spawn(config.clone().follow(metadata.clone()));
     let cluster_id = metadata.image().cluster_id.to_string();
     let mut log_dirs = Vec::new();
     for path in &config.log_dirs {
         log_dirs.push(LogDir::open(disk.clone(), path, &cluster_id, config.node_id)?);
     }
-    let introduction = introduction(&config, &addresses, &log_dirs);
-    let registration = Registration::start(metadata.clone(), config.liveness.clone(), introduction).await?;
+    let registration = match config.roles.broker {
+        true => {
+            let introduction = introduction(&config, &addresses, &log_dirs);
+            Some(Registration::start(metadata.clone(), config.liveness.clone(), introduction).await?)
+        }
+        false => None,
+    };
 
-    let metrics = Metrics::new();
     let replicas = ReplicaManager::start(ReplicaOptions {
         local: BrokerId(config.node_id),
         config: config.clone(),
         log_dirs,
         metadata: metadata.clone(),
-        broker_epoch: registration.epoch(),
+        broker_epoch: match &registration {
+            Some(registration) => registration.epoch(),
+            None => watch::channel(NOT_REGISTERED).1,
+        },
         metrics: metrics.clone(),
         topic_settings: config.topic_settings_of(),
         on_fatal,
@@ -166,29 +180,58 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
     .await?;
     let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(replicas.clone()));
     let group_task = tokio::spawn(groups.clone().run(metadata.clone(), BrokerId(config.node_id)));
-    // Unfencing brings leaderships. The first requests of clients that were here before the start must not be told that this is
-    // not their leader or coordinator.
-    registration.serve().await;
-    replicas.await_applied(metadata.image().last_offset, FOLLOW_MAX).await;
-    groups.await_followed(metadata.image().last_offset).await;
-    let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics: metrics.clone(), addresses });
-
-    let serving = tokio::spawn(net::serve(listeners, broker.clone(), stopped.clone()));
-    let ready = Arc::new(AtomicBool::new(true));
-    let metrics_address = http.as_ref().map(|(_, address)| *address);
-    if let Some((socket, _)) = http {
-        tokio::spawn(metrics::http::serve(socket, metrics, ready.clone(), stopped));
+    if let Some(registration) = &registration {
+        // Unfencing brings leaderships. The first requests of clients that were here before the start must not be told that
+        // this is not their leader or coordinator.
+        registration.serve().await;
+        replicas.await_applied(metadata.image().last_offset, FOLLOW_MAX).await;
     }
+    groups.await_followed(metadata.image().last_offset).await;
+    let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics, addresses });
+    server.open(broker.clone());
+    ready.store(true, Ordering::Release);
     Ok(Node {
         broker,
-        stop,
+        server,
         ready,
         metrics_address,
-        serving,
         groups: group_task,
         registration,
         started_in: begin.elapsed(),
     })
+}
+
+/// Controllers are reached by the listeners of controllers, brokers that are nothing else by that for other brokers.
+fn purpose(config: &NodeConfig, listener: &Listener) -> Purpose {
+    if config.controller_listener_names.contains(&listener.name) {
+        return Purpose { role: ListenerRole::Controller, serves_peers: true };
+    }
+    let serves_peers = !config.roles.controller && listener.name == config.inter_broker_listener_name;
+    Purpose { role: ListenerRole::Broker, serves_peers }
+}
+
+/// Where other nodes reach this one: as `controller.quorum.voters` says it, or as it is advertised. Empty on a node that is
+/// all of its cluster and has no listener for controllers.
+fn peer_address(config: &NodeConfig, addresses: &BTreeMap<String, SocketAddr>) -> String {
+    if let Some((_, address)) = config.quorum.voters.iter().find(|(id, _)| id.0 == config.node_id) {
+        return address.clone();
+    }
+    let endpoint = match config.roles.controller {
+        true => config.controller_endpoint.as_ref(),
+        false => {
+            let mut endpoints = config.advertised_listeners.iter();
+            endpoints.find(|endpoint| endpoint.listener == config.inter_broker_listener_name)
+        }
+    };
+    endpoint.map(|endpoint| host_and_port(&endpoint.host, real_port(endpoint, addresses))).unwrap_or_default()
+}
+
+/// An advertised port 0 means the one that the listener got.
+fn real_port(endpoint: &Endpoint, addresses: &BTreeMap<String, SocketAddr>) -> u16 {
+    match endpoint.port {
+        0 => addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
+        port => port,
+    }
 }
 
 /// Starts the metadata as part of the cluster that the data on disk belongs to, if any.
@@ -196,6 +239,8 @@ async fn start_metadata(
     config: &Arc<NodeConfig>,
     disk: &Disk,
     store: Option<Arc<MemoryStore>>,
+    addresses: &BTreeMap<String, SocketAddr>,
+    peers: PeerService,
 ) -> Result<Metadata, StartError> {
     let mut cluster: Option<(PathBuf, String)> = None;
     for path in &config.log_dirs {
@@ -229,9 +274,21 @@ async fn start_metadata(
     };
     metadata.unclean_leader_election = config.unclean_leader_election();
     metadata.config_check = Some(config.config_check());
-    let of_controller = |listener: &&Listener| config.controller_listener_names.contains(&listener.name);
-    if let Some(listener) = config.listeners.iter().find(of_controller) {
-        metadata.peer_address = format!("{}:{}", listener.host, listener.port);
+    metadata.role = match config.roles.controller {
+        true => QuorumRole::Voter,
+        false => QuorumRole::Observer,
+    };
+    metadata.voters = config.quorum.voters.clone();
+    metadata.bootstrap_servers = config.quorum.bootstrap_servers.clone();
+    metadata.peer_address = peer_address(config, addresses);
+    metadata.transport = Arc::new(Peers::new());
+    metadata.peers = peers;
+    metadata.broker_session_timeout = Some(config.liveness.session_timeout);
+    if !config.quorum.is_alone(BrokerId(config.node_id)) {
+        return Err(ottla_raft::StartError::InvalidConfig(
+            "controller.quorum.voters, controller.quorum.bootstrap.servers: clusters of several nodes are not supported".into(),
+        )
+        .into());
     }
     Ok(match store {
         None => Metadata::start(metadata).await?,
@@ -262,10 +319,7 @@ fn introduction(
             name: endpoint.listener.as_str().into(),
             security_protocol: protocol_id(endpoint.protocol),
             host: endpoint.host.as_str().into(),
-            port: match endpoint.port {
-                0 => addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
-                port => port,
-            },
+            port: real_port(endpoint, addresses),
         })
         .collect();
     RegisterBroker {
@@ -303,10 +357,7 @@ impl Node {
             self.started_in.as_millis()
         );
         for endpoint in &broker.config.advertised_listeners {
-            let port = match endpoint.port {
-                0 => broker.addresses.get(&endpoint.listener).map_or(0, SocketAddr::port),
-                port => port,
-            };
+            let port = real_port(endpoint, &broker.addresses);
             text += &format!("  clients connect to  {}:{} ({})\n", endpoint.host, port, endpoint.listener);
         }
         if let Some(address) = self.metrics_address {
@@ -332,22 +383,43 @@ impl Node {
             _ = terminate.recv() => Stop::Signal("SIGTERM"),
             _ = interrupt.recv() => Stop::Signal("SIGINT"),
             reason = self.broker.metadata.stopped() => Stop::MetadataFailed(reason),
-            reason = self.registration.lost() => Stop::Failed(reason),
+            reason = self.lost() => Stop::Failed(reason),
         }
+    }
+
+    async fn lost(&self) -> String {
+        match &self.registration {
+            Some(registration) => registration.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether another broker could take over what this one leads.
+    fn has_successors(&self) -> bool {
+        let image = self.broker.metadata.image();
+        image.brokers.values().any(|broker| broker.id.0 != self.broker.config.node_id && broker.is_active())
     }
 
     /// Controlled shutdown.
     pub async fn shutdown(self) {
         self.ready.store(false, Ordering::Release);
+        // ORDER: where others can lead, they take over while this broker still answers, and its clients find them at once.
+        // Where nobody can, what is under way is answered first: it would be refused without a leader.
+        let moves_first = self.has_successors();
+        if moves_first && let Some(registration) = &self.registration {
+            registration.leave().await;
+        }
         // Parked group requests are answered first, so that connections drain at once.
         self.broker.groups.shutdown();
-        self.stop.send_replace(true);
-        let _ = self.serving.await;
+        self.server.close_clients().await;
         let _ = self.groups.await;
-        // ORDER: after the last answer, as long as nobody else could lead meanwhile: an append under way would be refused.
-        self.registration.leave().await;
+        if !moves_first && let Some(registration) = &self.registration {
+            registration.leave().await;
+        }
         self.broker.replicas.shutdown().await;
         self.broker.metadata.shutdown().await;
+        // Peers are answered as long as there is metadata.
+        self.server.stop().await;
         tracing::info!("stopped");
     }
 }

@@ -12,6 +12,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::buf::ByteBuf;
 use kafka_protocol::protocol::{Encodable, Request};
 use ottla_broker::api::{api_versions, guard, produce_frame, table};
+use ottla_broker::net::Purpose;
 use ottla_broker::net::frame::{FrameReader, Taken};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -254,7 +255,7 @@ fn allowed(length: usize) -> usize {
 
 fn feed(frame: &[u8]) {
     let ((), peak) = peak_of(|| {
-        let mut reader = FrameReader::new(100 << 20);
+        let mut reader = FrameReader::new(100 << 20, Purpose::CLIENTS);
         reader.room().extend_from_slice(frame);
         while let Ok(Taken::Request(request)) = reader.take() {
             decode_any(request.row.key, request.version, request.body);
@@ -326,7 +327,7 @@ fn claimed_lengths_cost_nothing() {
     let mut long = frame(0, 3, false, &[0xff, 0xff]);
     long[..4].copy_from_slice(&(99i32 << 20).to_be_bytes());
     let (taken, peak) = peak_of(|| {
-        let mut reader = FrameReader::new(100 << 20);
+        let mut reader = FrameReader::new(100 << 20, Purpose::CLIENTS);
         reader.room().extend_from_slice(&long);
         let taken = matches!(reader.take(), Ok(Taken::Incomplete));
         reader.room();
@@ -340,7 +341,7 @@ fn claimed_lengths_cost_nothing() {
 fn frames_out_of_bounds_close_the_connection() {
     let _alone = alone();
     let refused = |bytes: &[u8]| {
-        let mut reader = FrameReader::new(1 << 20);
+        let mut reader = FrameReader::new(1 << 20, Purpose::CLIENTS);
         reader.room().extend_from_slice(bytes);
         reader.take().err().map(|close| close.reason)
     };
@@ -352,7 +353,7 @@ fn frames_out_of_bounds_close_the_connection() {
     assert!(refused(&frame(-1, 0, false, &[])).unwrap().contains("unknown API key -1"));
     assert!(refused(&frame(3, 99, false, &[])).unwrap().contains("version 99 is not offered"));
     assert!(refused(&frame(18, 0, false, &[])).is_none());
-    let mut reader = FrameReader::new(1 << 20);
+    let mut reader = FrameReader::new(1 << 20, Purpose::CLIENTS);
     reader.room().extend_from_slice(&frame(18, 77, true, &[]));
     assert!(matches!(reader.take(), Ok(Taken::UnsupportedApiVersions { correlation_id: 7 })));
 }

@@ -10,7 +10,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use super::Metrics;
 
@@ -19,21 +18,18 @@ struct Shared {
     ready: Arc<AtomicBool>,
 }
 
-/// Serves until `stop` turns true. `ready` says whether clients are served.
+/// Serves until `stopped` resolves. `ready` says whether clients are served.
 pub async fn serve(
     socket: TcpListener,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
-    mut stop: watch::Receiver<bool>,
+    stopped: impl Future<Output = ()> + Send + 'static,
 ) {
     let router = Router::new()
         .route("/metrics", get(text))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(is_ready))
         .with_state(Arc::new(Shared { metrics, ready }));
-    let stopped = async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
     if let Err(error) = axum::serve(socket, router).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "the metrics listener stopped");
     }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::frame::{FrameReader, Request, Taken};
+use super::server::Phase;
 use super::socket::Stream;
 use super::writer::{Outbox, reply_of};
 use crate::api::table::Row;
@@ -64,17 +65,18 @@ impl Future for Pending {
     }
 }
 
-/// Runs a connection to its end. `Err` carries the reason when it was this side that closed it.
+/// Runs a client's connection to its end; `frames` holds what was read of it. `Err` carries the reason when it was this
+/// side that closed it.
 pub async fn run(
     stream: Stream,
+    frames: FrameReader,
     connection: Arc<Connection>,
     broker: Arc<Broker>,
-    mut stop: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) -> Result<(), Close> {
-    let network = &broker.config.network;
-    let idle_max = network.idle_max;
+    let idle_max = broker.config.network.idle_max;
     let mut task = Task {
-        frames: FrameReader::new(network.request_bytes_max),
+        frames,
         outbox: Outbox::default(),
         in_flight: FuturesOrdered::new(),
         serial: 0,
@@ -117,7 +119,7 @@ pub async fn run(
                 }
                 active = Instant::now();
             }
-            _ = stop.wait_for(|stop| *stop), if !stopping => stopping = true,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining), if !stopping => stopping = true,
             () = &mut tick => {
                 let silent = active.elapsed();
                 if task.in_flight.is_empty() && idle_max.is_some_and(|max| silent >= max) {
@@ -180,6 +182,7 @@ impl Task {
                         reply_of(api_versions::unsupported_version(role)?),
                     );
                 }
+                Taken::Peer { .. } => return Err(Close::new("a node's message on a client's connection")),
                 Taken::Incomplete => break,
             }
         }
@@ -203,9 +206,6 @@ impl Task {
         let close = |close: Close| {
             Close::new(format!("API key {} version {}: {}", head.row.key, head.version, close.reason))
         };
-        if !request.row.is_served_on(self.connection.role) {
-            return Err(close(Close::new("not served on this listener")));
-        }
         let (answer, serial) = match request.row.start(cx, request.body).map_err(close)? {
             Started::Serial(answer) => (answer, true),
             Started::Pipelined(answer) => (answer, false),

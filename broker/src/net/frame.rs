@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::StrBytes;
 
+use super::{Purpose, peers};
 use crate::api::Close;
 use crate::api::table::{self, Row};
 
@@ -34,13 +35,26 @@ pub enum Taken {
     UnsupportedApiVersions {
         correlation_id: i32,
     },
+    /// What another node says; only on listeners that serve nodes.
+    Peer {
+        correlation_id: i32,
+        message: Bytes,
+    },
     Incomplete,
+}
+
+/// Who is on the other side, as its first frame tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    Client,
+    Peer,
 }
 
 /// Bytes read from one connection and not yet taken as frames.
 pub struct FrameReader {
     buffer: BytesMut,
     request_bytes_max: usize,
+    purpose: Purpose,
     /// How much to read at a time: as much as the last frame took, or more if reads come back full, so that a steady
     /// stream of frames is read in place with one system call each or fewer.
     read_ahead: usize,
@@ -50,10 +64,11 @@ pub struct FrameReader {
 
 impl FrameReader {
     /// `request_bytes_max`: `socket.request.max.bytes`.
-    pub fn new(request_bytes_max: usize) -> FrameReader {
+    pub fn new(request_bytes_max: usize, purpose: Purpose) -> FrameReader {
         FrameReader {
             buffer: BytesMut::new(),
             request_bytes_max,
+            purpose,
             read_ahead: READ_AHEAD_BYTES_MIN,
             client_id: None,
         }
@@ -106,15 +121,26 @@ impl FrameReader {
         usize::try_from(i32::from_be_bytes(length)).ok()
     }
 
+    /// Who sent the frame that has begun, once its API key is there.
+    pub fn caller(&self) -> Option<Caller> {
+        let key = self.buffer.get(4..6)?.try_into().ok()?;
+        let is_peer = self.purpose.serves_peers && i16::from_be_bytes(key) == peers::API_KEY;
+        Some(if is_peer { Caller::Peer } else { Caller::Client })
+    }
+
     /// Takes the next request. An error closes the connection.
     pub fn take(&mut self) -> Result<Taken, Close> {
         if let Some(length) = self.buffer.get(..4) {
             let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
-            if length < (PREFIX_BYTES - 4) as i32 || length as usize > self.request_bytes_max {
+            // What nodes say to each other has a bound of its own, however small that of clients is set.
+            let max = match self.caller() {
+                Some(Caller::Peer) => peers::FRAME_BYTES_MAX,
+                _ => self.request_bytes_max,
+            };
+            if length < (PREFIX_BYTES - 4) as i32 || length as usize > max {
                 return Err(Close::new(format!(
-                    "a frame of {length} bytes (allowed: {} to {}, socket.request.max.bytes)",
+                    "a frame of {length} bytes (allowed: {} to {max}, socket.request.max.bytes)",
                     PREFIX_BYTES - 4,
-                    self.request_bytes_max
                 )));
             }
         }
@@ -124,7 +150,13 @@ impl FrameReader {
         let key = prefix.get_i16();
         let version = prefix.get_i16();
         let correlation_id = prefix.get_i32();
+        if key == peers::API_KEY && self.purpose.serves_peers {
+            return self.take_from_peer(length, version, correlation_id);
+        }
         let row = table::row(key).ok_or_else(|| Close::new(format!("request with unknown API key {key}")))?;
+        if !row.is_served_on(self.purpose.role) {
+            return Err(Close::new(format!("API key {key} is not served on this listener")));
+        }
         if key != ApiKey::Produce as i16 && length > OTHER_REQUEST_BYTES_MAX {
             return Err(Close::new(format!(
                 "a frame of {length} bytes for API key {key} (allowed: {OTHER_REQUEST_BYTES_MAX})"
@@ -152,6 +184,22 @@ impl FrameReader {
             skip_tagged_fields(&mut body)?;
         }
         Ok(Taken::Request(Request { row, version, correlation_id, client_id, body }))
+    }
+
+    fn take_from_peer(&mut self, length: usize, version: i16, correlation_id: i32) -> Result<Taken, Close> {
+        if version != peers::VERSION || length > peers::FRAME_BYTES_MAX {
+            return Err(Close::new(format!("a frame of {length} bytes and version {version} between nodes")));
+        }
+        if self.buffer.len() < 4 + length {
+            return Ok(Taken::Incomplete);
+        }
+        self.read_ahead = self.read_ahead.max((4 + length).min(READ_AHEAD_BYTES_MAX));
+        self.buffer.advance(PREFIX_BYTES);
+        let mut message = self.buffer.split_to(length + 4 - PREFIX_BYTES).freeze();
+        match message.try_get_i16() {
+            Ok(-1) => Ok(Taken::Peer { correlation_id, message }),
+            _ => Err(Close::new("a malformed header between nodes")),
+        }
     }
 
     fn take_client_id(&mut self, body: &mut Bytes) -> Result<Option<StrBytes>, Close> {
@@ -215,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_claimed_length_alone_costs_nothing() {
-        let mut frames = FrameReader::new(100 << 20);
+        let mut frames = FrameReader::new(100 << 20, Purpose::CLIENTS);
         let mut begun = (FRAME_BYTES as i32).to_be_bytes().to_vec();
         begun.extend([0, ApiKey::Produce as u8, 0, 9, 0, 0, 0, 1, 0]);
         receive(&mut frames, &begun);
@@ -236,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_sends_large_frames_gets_their_room_at_once() {
-        let mut frames = FrameReader::new(100 << 20);
+        let mut frames = FrameReader::new(100 << 20, Purpose::CLIENTS);
         let length = 900_000;
         let mut frame = (length as i32).to_be_bytes().to_vec();
         frame.extend([0, ApiKey::Produce as u8, 0, 9, 0, 0, 0, 1, 0xff, 0xff, 0]);

@@ -1,6 +1,8 @@
 //! The only door of the broker to sockets: the kernel's, or in a simulated cluster the simulated network's. The rest of
 //! `net` cannot tell which one it runs on.
 
+use std::time::Duration;
+
 #[cfg(not(ottla_sim))]
 pub use real::{Listener, Stream};
 #[cfg(ottla_sim)]
@@ -12,6 +14,8 @@ pub use simulated::{Listener, Stream};
 pub struct SocketOptions {
     pub send_buffer_bytes: Option<usize>,
     pub receive_buffer_bytes: Option<usize>,
+    /// How long what was sent may go without the other machine's acknowledgement before the connection ends.
+    pub unacknowledged_max: Option<Duration>,
 }
 
 #[cfg(not(ottla_sim))]
@@ -79,6 +83,10 @@ mod real {
             }
             if let Some(bytes) = options.receive_buffer_bytes {
                 socket.set_recv_buffer_size(bytes)?;
+            }
+            if let Some(time) = options.unacknowledged_max {
+                let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+                rustix::net::sockopt::set_tcp_user_timeout(&self.0, millis)?;
             }
             Ok(())
         }

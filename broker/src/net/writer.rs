@@ -46,12 +46,26 @@ impl Outbox {
         self.parts.extend(parts.filter(|part| part_bytes(part) > 0));
     }
 
+    /// Adds what is a frame already.
+    pub fn push_parts(&mut self, parts: impl IntoIterator<Item = Part>) {
+        for part in parts.into_iter().filter(|part| part_bytes(part) > 0) {
+            self.bytes += part_bytes(&part);
+            self.parts.push_back(part);
+        }
+    }
+
     /// Writes until everything is with the kernel.
     pub async fn flush(&mut self, stream: &Stream) -> io::Result<()> {
         while !self.parts.is_empty() {
-            let written = stream.write_some(&self.parts).await?;
-            self.consume(written);
+            self.write(stream).await?;
         }
+        Ok(())
+    }
+
+    /// Waits until the socket takes some of what is there, which must not be nothing. May be dropped: then nothing was written.
+    pub async fn write(&mut self, stream: &Stream) -> io::Result<()> {
+        let written = stream.write_some(&self.parts).await?;
+        self.consume(written);
         Ok(())
     }
 

@@ -1,0 +1,81 @@
+//! The open connections, counted against `max.connections` and its relatives.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Purpose;
+use crate::config::DynamicConfig;
+
+/// Connections of a listener by which nodes reach each other. They do not count against `max.connections`: clients must not
+/// be able to cut a node off from its cluster.
+const PEER_LISTENER_CONNECTIONS_MAX: usize = 4096;
+
+#[derive(Default)]
+pub struct Census {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    clients: usize,
+    by_address: HashMap<IpAddr, usize>,
+    on_peer_listeners: usize,
+}
+
+/// A place in the census, given back when the connection ends.
+pub struct Seat {
+    census: Arc<Census>,
+    /// `None` on listeners of nodes.
+    address: Option<IpAddr>,
+}
+
+impl Seat {
+    /// Err says which limit is reached.
+    pub fn take(
+        census: &Arc<Census>,
+        purpose: Purpose,
+        limits: &DynamicConfig,
+        address: IpAddr,
+    ) -> Result<Seat, String> {
+        let mut counts = census.counts.lock();
+        if purpose.serves_peers {
+            if counts.on_peer_listeners >= PEER_LISTENER_CONNECTIONS_MAX {
+                return Err(format!("{PEER_LISTENER_CONNECTIONS_MAX} connections are open"));
+            }
+            counts.on_peer_listeners += 1;
+            return Ok(Seat { census: Arc::clone(census), address: None });
+        }
+        if counts.clients >= limits.connections_max {
+            return Err(format!("max.connections ({}) is reached", limits.connections_max));
+        }
+        let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
+        let limit = limits.connections_per_ip_overrides.get(&address).copied();
+        let limit = limit.unwrap_or(limits.connections_per_ip_max);
+        if of_address >= limit {
+            return Err(format!("max.connections.per.ip ({limit}) is reached for {address}"));
+        }
+        counts.clients += 1;
+        counts.by_address.insert(address, of_address + 1);
+        Ok(Seat { census: Arc::clone(census), address: Some(address) })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self.census.counts.lock();
+        let Some(address) = self.address else {
+            counts.on_peer_listeners -= 1;
+            return;
+        };
+        counts.clients -= 1;
+        if let Some(of_address) = counts.by_address.get_mut(&address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                counts.by_address.remove(&address);
+            }
+        }
+    }
+}
