@@ -272,7 +272,9 @@ async fn start_metadata(
         partitions: config.topic_defaults.partitions,
         replication_factor: config.topic_defaults.replication_factor,
     };
-    metadata.unclean_leader_election = config.unclean_leader_election();
+    metadata.static_settings = config.static_settings();
+    metadata.leader_balance_interval = config.leader_balance_interval();
+    metadata.leaderless_check_interval = config.leaderless_check_interval();
     metadata.config_check = Some(config.config_check());
     metadata.role = match config.roles.controller {
         true => QuorumRole::Voter,

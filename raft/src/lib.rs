@@ -20,6 +20,6 @@ pub use metadata::image::{Broker, Image, Partition, PartitionReassignment, Topic
 pub use metadata::records::{ConfigResource, ConfigResourceType, Endpoint, FeatureRange};
 pub use quorum::{
     Lane, Metadata, MetadataConfig, NoPeers, ObserverInfo, PEER_MESSAGE_BYTES_MAX, PeerRefused, PeerService,
-    QuorumInfo, QuorumRole, StartError, SubmitError, TopicDefaults, Transport, TransportError,
-    VoterChangeError, VoterInfo,
+    QuorumInfo, QuorumRole, StartError, StaticSettings, SubmitError, TopicDefaults, Transport,
+    TransportError, VoterChangeError, VoterInfo,
 };

@@ -62,6 +62,8 @@ requests! {
     AlterPartition => Result<Vec<AlterPartitionResult>, BrokerEpochError>,
     AlterPartitionReassignments => Vec<ReassignmentResult>,
     AssignReplicasToDirs => Result<Vec<AssignReplicaResult>, BrokerEpochError>,
+    BalanceLeaders => (),
+    ElectUnclean => (),
 }
 
 impl Request {
@@ -71,7 +73,9 @@ impl Request {
             Request::RegisterBroker(_)
             | Request::BrokerHeartbeat(_)
             | Request::UnregisterBroker(_)
-            | Request::AllocateProducerIds(_) => 1,
+            | Request::AllocateProducerIds(_)
+            | Request::BalanceLeaders(_)
+            | Request::ElectUnclean(_) => 1,
             Request::CreateTopics(request) => request
                 .topics
                 .iter()
@@ -112,7 +116,9 @@ impl Request {
             | Request::ElectLeaders(_)
             | Request::AlterPartition(_)
             | Request::AlterPartitionReassignments(_)
-            | Request::AssignReplicasToDirs(_) => true,
+            | Request::AssignReplicasToDirs(_)
+            | Request::BalanceLeaders(_)
+            | Request::ElectUnclean(_) => true,
             Request::CreateTopics(_)
             | Request::CreatePartitions(_)
             | Request::AllocateProducerIds(_)
@@ -133,7 +139,9 @@ impl Request {
             // Fenced by the partition epoch: the second attempt is refused, and the leader looks at the image.
             | Request::AlterPartition(_)
             // Fenced by the broker epoch, and only that broker asks it.
-            | Request::AssignReplicasToDirs(_) => true,
+            | Request::AssignReplicasToDirs(_)
+            | Request::BalanceLeaders(_)
+            | Request::ElectUnclean(_) => true,
             Request::UnregisterBroker(_)
             | Request::CreateTopics(_)
             | Request::DeleteTopics(_)

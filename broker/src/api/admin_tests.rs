@@ -594,7 +594,9 @@ async fn configs_of_brokers_groups_and_the_rest() {
     assert!(configs.len() > 300, "all keys of a broker: {}", configs.len());
     assert!(value(&configs, "num.partitions").read_only);
     assert!(!value(&configs, "log.cleaner.threads").read_only);
-    assert_eq!(bench.describe(BROKER, "").await.unwrap(), []);
+    let of_all = bench.describe(BROKER, "").await.unwrap();
+    assert_eq!(of_all.len(), 1, "what eligible leader replicas need from the start: {of_all:?}");
+    assert_eq!(value(&of_all, "min.insync.replicas").value.as_deref(), Some("1"));
     assert_eq!(bench.describe(BROKER, "9").await.unwrap_err().0, invalid_request);
     assert_eq!(bench.describe(BROKER, "x").await.unwrap_err().0, invalid_request);
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use ottla_raft::quorum::ConfigCheck;
-use ottla_raft::{BrokerId, ClusterId, Image, Metadata};
+use ottla_raft::{BrokerId, ClusterId, Image, Metadata, StaticSettings};
 use table::{Effect, Scope};
 
 use crate::replica::TopicSettingsOf;
@@ -309,9 +309,33 @@ impl NodeConfig {
         })
     }
 
-    /// `unclean.leader.election.enable` as the node was started.
-    pub fn unclean_leader_election(&self) -> bool {
-        self.set.get("unclean.leader.election.enable").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    /// What the controller of this node goes by where no dynamic config says otherwise.
+    pub fn static_settings(&self) -> StaticSettings {
+        let of_node = |key| self.set.get(key).map(|value| value.trim());
+        let defaults = StaticSettings::default();
+        StaticSettings {
+            unclean_leader_election: of_node("unclean.leader.election.enable")
+                .map_or(defaults.unclean_leader_election, |value| value.eq_ignore_ascii_case("true")),
+            min_insync_replicas: of_node("min.insync.replicas")
+                .and_then(|value| value.parse().ok())
+                .unwrap_or(defaults.min_insync_replicas),
+            acknowledges_unsynced: of_node("ottla.durability") == Some("memory"),
+        }
+    }
+
+    /// How often leaders go back to where they are preferred; `None` if they stay where they are.
+    pub fn leader_balance_interval(&self) -> Option<Duration> {
+        let set = |key| self.set.get(key).map(|value| value.trim());
+        let is_off =
+            set("auto.leader.rebalance.enable").is_some_and(|value| value.eq_ignore_ascii_case("false"));
+        let seconds = set("leader.imbalance.check.interval.seconds").and_then(|value| value.parse().ok());
+        (!is_off).then(|| Duration::from_secs(seconds.unwrap_or(300)))
+    }
+
+    /// `unclean.leader.election.interval.ms`
+    pub fn leaderless_check_interval(&self) -> Duration {
+        let set = self.set.get("unclean.leader.election.interval.ms");
+        Duration::from_millis(set.and_then(|value| value.trim().parse().ok()).unwrap_or(300_000))
     }
 
     /// How the replica manager learns what is in force for a topic.

@@ -37,6 +37,8 @@ pub struct Image {
     pub features_epoch: u64,
     /// The first producer id not yet given to any broker.
     pub next_producer_id: i64,
+    /// The partitions without a leader, so that a returning broker need not look at all.
+    pub(crate) leaderless: OrdSet<(TopicId, i32)>,
     /// Sum of all topics' partitions.
     pub partition_count: usize,
 }
@@ -54,6 +56,8 @@ pub struct Broker {
     /// Not alive, or not caught up yet: leads nothing, and clients do not see it.
     pub fenced: bool,
     pub in_controlled_shutdown: bool,
+    /// Where the controlled shutdown was decided: who has applied the log up to here knows the leaders that follow.
+    pub shut_down_offset: Option<u64>,
 }
 
 impl Broker {
@@ -64,6 +68,12 @@ impl Broker {
     /// May lead partitions and be placed in new in-sync sets.
     pub fn is_active(&self) -> bool {
         !self.fenced && !self.in_controlled_shutdown
+    }
+
+    /// Whether what lies in the directory is there: it is not known where it lies, or the directory did not fail. A broker
+    /// that names no directories at all has none that could fail by itself.
+    pub fn has_directory(&self, directory: Uuid) -> bool {
+        directory.is_nil() || self.log_dirs.is_empty() || self.log_dirs.contains(&directory)
     }
 }
 
@@ -105,6 +115,7 @@ impl Image {
             features: OrdMap::new(),
             features_epoch: 0,
             next_producer_id: 0,
+            leaderless: OrdSet::new(),
             partition_count: 0,
         }
     }
@@ -134,6 +145,18 @@ impl Image {
         self.brokers.get(&id).is_some_and(|broker| broker.is_active())
     }
 
+    /// Whether the broker is active and the directory of its replica did not fail.
+    pub fn may_lead(&self, id: BrokerId, state: &Partition) -> bool {
+        self.brokers
+            .get(&id)
+            .is_some_and(|broker| broker.is_active() && broker.has_directory(state.directory(id)))
+    }
+
+    /// How many partitions have no leader.
+    pub fn leaderless_count(&self) -> usize {
+        self.leaderless.len()
+    }
+
     /// The dynamic configs of one resource; `None` if it has none.
     pub fn configs_of(&self, resource: &ConfigResource) -> Option<&Configs> {
         self.configs.get(resource)
@@ -150,20 +173,15 @@ impl Image {
     ) -> impl Iterator<Item = PartitionReassignment> + 'a {
         self.topics_by_name().filter(move |known| topic.is_none_or(|name| *known.name == *name)).flat_map(
             |topic| {
-                topic
-                    .partitions
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, state)| {
-                        !state.adding_replicas.is_empty() || !state.removing_replicas.is_empty()
-                    })
-                    .map(|(index, state)| PartitionReassignment {
+                topic.partitions.iter().enumerate().filter(|(_, state)| state.is_reassigning()).map(
+                    |(index, state)| PartitionReassignment {
                         topic: topic.name.clone(),
                         partition: index as i32,
                         replicas: state.replicas.to_vec(),
                         adding_replicas: state.adding_replicas.clone(),
                         removing_replicas: state.removing_replicas.clone(),
-                    })
+                    },
+                )
             },
         )
     }

@@ -31,6 +31,9 @@ pub enum Record {
         fenced: bool,
         #[serde(default)]
         in_controlled_shutdown: bool,
+        /// Only in snapshots: see `Broker::shut_down_offset`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shut_down_offset: Option<u64>,
     },
     BrokerUnregistered {
         id: BrokerId,
@@ -44,6 +47,9 @@ pub enum Record {
         fenced: Option<bool>,
         #[serde(default)]
         in_controlled_shutdown: Option<bool>,
+        /// The directories that are left (KIP-858).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log_dirs: Option<Vec<Uuid>>,
     },
     TopicCreated {
         name: Arc<str>,
@@ -59,30 +65,7 @@ pub enum Record {
         partition: i32,
         state: PartitionState,
     },
-    /// Only what is `Some` changes; the partition epoch rises by one, the leader epoch by one if `leader` is `Some`
-    /// and names another leader, or if `leader_epoch_bump` says so.
-    PartitionChanged {
-        topic: TopicId,
-        partition: i32,
-        #[serde(default)]
-        replicas: Option<Vec<BrokerId>>,
-        #[serde(default)]
-        isr: Option<Vec<BrokerId>>,
-        #[serde(default)]
-        leader: Option<LeaderChange>,
-        #[serde(default)]
-        leader_epoch_bump: bool,
-        #[serde(default)]
-        adding_replicas: Option<Vec<BrokerId>>,
-        #[serde(default)]
-        removing_replicas: Option<Vec<BrokerId>>,
-        #[serde(default)]
-        elr: Option<Vec<BrokerId>>,
-        #[serde(default)]
-        last_known_elr: Option<Vec<BrokerId>>,
-        #[serde(default)]
-        leader_recovering: Option<bool>,
-    },
+    PartitionChanged(PartitionChange),
     /// `None` removes the key.
     ConfigSet {
         resource: ConfigResource,
@@ -102,6 +85,57 @@ pub enum Record {
     },
 }
 
+/// Only what is `Some` changes; the partition epoch rises by one, the leader epoch by one if `leader` is `Some` and names
+/// another leader, or if `leader_epoch_bump` says so. What is `None` is not written: a failing broker makes as many of
+/// these as it has partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionChange {
+    pub topic: TopicId,
+    pub partition: i32,
+    /// Replicas that stay keep their directories, new ones have none yet, unless `directories` says more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Vec<BrokerId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isr: Option<Vec<BrokerId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderChange>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leader_epoch_bump: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adding_replicas: Option<Vec<BrokerId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removing_replicas: Option<Vec<BrokerId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elr: Option<Vec<BrokerId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_known_elr: Option<Vec<BrokerId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_recovering: Option<bool>,
+    /// In the order of the replicas as this change leaves them; empty for none assigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directories: Option<Vec<Uuid>>,
+}
+
+impl PartitionChange {
+    /// Changes nothing yet.
+    pub fn of(topic: TopicId, partition: i32) -> PartitionChange {
+        PartitionChange {
+            topic,
+            partition,
+            replicas: None,
+            isr: None,
+            leader: None,
+            leader_epoch_bump: false,
+            adding_replicas: None,
+            removing_replicas: None,
+            elr: None,
+            last_known_elr: None,
+            leader_recovering: None,
+            directories: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaderChange {
     To(BrokerId),
@@ -114,15 +148,17 @@ pub enum LeaderChange {
 pub struct PartitionState {
     /// In order of preference: the first is the preferred leader. Never empty.
     pub replicas: Arc<[BrokerId]>,
-    /// Subset of `replicas`.
+    /// Subset of `replicas`. Empty only where eligible leader replicas are switched on.
     pub isr: Arc<[BrokerId]>,
     /// In `isr`, or `None` while no eligible replica is alive.
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
-    /// Outside `isr`, but known to hold everything up to the high watermark (KIP-966).
+    /// Outside `isr`, but known to hold everything up to the high watermark (KIP-966): those that left the in-sync set
+    /// while it was smaller than `min.insync.replicas`, for a leader moves its high watermark only while it is not.
     #[serde(default)]
     pub elr: Vec<BrokerId>,
+    /// The last leader, while `isr` is empty: who takes over when no eligible replica is left either.
     #[serde(default)]
     pub last_known_elr: Vec<BrokerId>,
     #[serde(default)]
@@ -132,9 +168,21 @@ pub struct PartitionState {
     /// The leader came from an unclean election and has not finished recovering.
     #[serde(default)]
     pub leader_recovering: bool,
-    /// The log directory of each replica, in the order of `replicas`; nil where it is not assigned yet.
+    /// The log directory of each replica, in the order of `replicas`; nil where it is not assigned yet. Empty if none is.
     #[serde(default)]
     pub directories: Vec<Uuid>,
+}
+
+impl PartitionState {
+    /// Nil if the broker is no replica or did not say yet.
+    pub fn directory(&self, id: BrokerId) -> Uuid {
+        let place = self.replicas.iter().position(|replica| *replica == id);
+        place.and_then(|place| self.directories.get(place)).copied().unwrap_or(Uuid::nil())
+    }
+
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding_replicas.is_empty() || !self.removing_replicas.is_empty()
+    }
 }
 
 /// Where one listener of a broker is reached.

@@ -8,7 +8,7 @@ use imbl::{OrdMap, Vector};
 
 use super::ids::{BrokerEpoch, BrokerId};
 use super::image::{Broker, Image, Topic};
-use super::records::{ConfigResource, LeaderChange, PartitionState, Record};
+use super::records::{ConfigResource, LeaderChange, PartitionChange, PartitionState, Record};
 
 /// Where in the metadata log a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ impl Image {
                 log_dirs,
                 fenced,
                 in_controlled_shutdown,
+                shut_down_offset,
             } => {
                 let broker = Broker {
                     id: *id,
@@ -52,6 +53,7 @@ impl Image {
                     log_dirs: log_dirs.clone(),
                     fenced: *fenced,
                     in_controlled_shutdown: *in_controlled_shutdown,
+                    shut_down_offset: *shut_down_offset,
                 };
                 self.brokers.insert(*id, Arc::new(broker));
             }
@@ -63,7 +65,7 @@ impl Image {
                     at.offset
                 );
             }
-            Record::BrokerChanged { id, epoch, fenced, in_controlled_shutdown } => {
+            Record::BrokerChanged { id, epoch, fenced, in_controlled_shutdown, log_dirs } => {
                 let Some(broker) = self.brokers.get_mut(id).filter(|broker| broker.epoch == *epoch) else {
                     panic!(
                         "offset {}: broker {id} of epoch {epoch} changes but is not in the image",
@@ -72,8 +74,13 @@ impl Image {
                 };
                 let broker = Arc::make_mut(broker);
                 broker.fenced = fenced.unwrap_or(broker.fenced);
-                broker.in_controlled_shutdown =
-                    in_controlled_shutdown.unwrap_or(broker.in_controlled_shutdown);
+                if let Some(is_leaving) = *in_controlled_shutdown {
+                    broker.in_controlled_shutdown = is_leaving;
+                    broker.shut_down_offset = is_leaving.then_some(at.offset);
+                }
+                if let Some(log_dirs) = log_dirs {
+                    broker.log_dirs = log_dirs.clone();
+                }
             }
             Record::TopicCreated { name, id } => {
                 let topic = Topic { name: name.clone(), id: *id, partitions: Vector::new() };
@@ -92,6 +99,9 @@ impl Image {
                 self.topic_names.remove(&topic.name);
                 self.configs.remove(&ConfigResource::topic(topic.name.clone()));
                 self.partition_count -= topic.partitions.len();
+                for partition in 0..topic.partitions.len() as i32 {
+                    self.leaderless.remove(&(*id, partition));
+                }
                 if let Some(key) = collision_key(&topic.name)
                     && let Some(names) = self.colliding_names.get_mut(&key)
                 {
@@ -113,19 +123,29 @@ impl Image {
                     topic.name
                 );
                 Arc::make_mut(topic).partitions.push_back(Arc::new(state.clone()));
+                if state.leader.is_none() {
+                    self.leaderless.insert((topic.id, *partition));
+                }
                 self.partition_count += 1;
             }
-            Record::PartitionChanged { topic, partition, .. } => {
-                let state = self.topics.get_mut(topic).and_then(|topic| {
-                    Arc::make_mut(topic).partitions.get_mut(usize::try_from(*partition).ok()?)
+            Record::PartitionChanged(change) => {
+                let state = self.topics.get_mut(&change.topic).and_then(|topic| {
+                    Arc::make_mut(topic).partitions.get_mut(usize::try_from(change.partition).ok()?)
                 });
                 let Some(state) = state else {
                     panic!(
-                        "offset {}: partition {partition} of topic id {topic} changes but is unknown",
-                        at.offset
+                        "offset {}: partition {} of topic id {} changes but is unknown",
+                        at.offset, change.partition, change.topic
                     );
                 };
-                change_partition(Arc::make_mut(state), record);
+                let had_leader = state.leader.is_some();
+                let state = Arc::make_mut(state);
+                change_partition(state, change);
+                match (had_leader, state.leader) {
+                    (true, None) => self.leaderless.insert((change.topic, change.partition)),
+                    (false, Some(_)) => self.leaderless.remove(&(change.topic, change.partition)),
+                    _ => None,
+                };
             }
             Record::ConfigSet { resource, key, value } => match value {
                 Some(value) => {
@@ -177,6 +197,7 @@ impl Image {
                 log_dirs: broker.log_dirs.clone(),
                 fenced: broker.fenced,
                 in_controlled_shutdown: broker.in_controlled_shutdown,
+                shut_down_offset: broker.shut_down_offset,
             });
         }
         for topic in self.topics.values() {
@@ -220,8 +241,8 @@ impl Image {
     }
 }
 
-fn change_partition(state: &mut PartitionState, record: &Record) {
-    let Record::PartitionChanged {
+fn change_partition(state: &mut PartitionState, change: &PartitionChange) {
+    let PartitionChange {
         topic: _,
         partition: _,
         replicas,
@@ -233,13 +254,16 @@ fn change_partition(state: &mut PartitionState, record: &Record) {
         elr,
         last_known_elr,
         leader_recovering,
-    } = record
-    else {
-        unreachable!("only called with a change of a partition");
-    };
+        directories,
+    } = change;
     if let Some(replicas) = replicas {
+        if !state.directories.is_empty() {
+            state.directories = replicas.iter().map(|id| state.directory(*id)).collect();
+        }
         state.replicas = replicas.as_slice().into();
-        state.directories.clear();
+    }
+    if let Some(directories) = directories {
+        state.directories = directories.clone();
     }
     if let Some(isr) = isr {
         state.isr = isr.as_slice().into();

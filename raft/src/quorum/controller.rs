@@ -22,13 +22,13 @@ use super::state_machine::Published;
 use super::store::{self, Store};
 use super::types::{Change, Raft};
 use super::{MetadataConfig, SubmitError};
-use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, decide};
+use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, StaticSettings, decide, min_isr_records};
 use crate::metadata::features;
 use crate::metadata::ids::BrokerId;
 use crate::metadata::image::Image;
 use crate::metadata::records::Record;
 use crate::metadata::replay::Position;
-use crate::requests::{BrokerHeartbeat, Request, Response};
+use crate::requests::{BalanceLeaders, BrokerHeartbeat, ElectUnclean, Request, Response};
 
 /// Requests that may wait; one more is refused.
 pub const WAITING_REQUESTS_MAX: usize = 1024;
@@ -60,6 +60,8 @@ pub(super) struct Controller {
     config: MetadataConfig,
     /// When each broker was last heard of, in this epoch of this controller.
     sessions: BTreeMap<BrokerId, Instant>,
+    /// What each broker said last that it has applied, in this epoch.
+    applied_offsets: BTreeMap<BrokerId, u64>,
     /// The epoch that `sessions` is of.
     sessions_epoch: u64,
     records_since_snapshot: usize,
@@ -86,6 +88,7 @@ impl Controller {
             store,
             config,
             sessions: BTreeMap::new(),
+            applied_offsets: BTreeMap::new(),
             sessions_epoch: 0,
             is_full: false,
             records_since_snapshot: 0,
@@ -101,6 +104,9 @@ impl Controller {
         let mut waiting = VecDeque::new();
         let mut arrived = Vec::new();
         let mut next_tick = Instant::now() + self.tick();
+        let mut next_leaderless_check = Instant::now() + self.config.leaderless_check_interval;
+        let balance_interval = self.config.leader_balance_interval;
+        let mut next_balance = Instant::now() + balance_interval.unwrap_or(Duration::ZERO);
         loop {
             if waiting.is_empty() {
                 tokio::select! {
@@ -110,6 +116,14 @@ impl Controller {
                     () = tokio::time::sleep_until(next_tick), if self.config.broker_session_timeout.is_some() => {
                         next_tick = Instant::now() + self.tick();
                         waiting.extend(self.silent_brokers());
+                    }
+                    () = tokio::time::sleep_until(next_leaderless_check) => {
+                        next_leaderless_check = Instant::now() + self.config.leaderless_check_interval;
+                        waiting.extend(self.own_request(ElectUnclean {}));
+                    }
+                    () = tokio::time::sleep_until(next_balance), if balance_interval.is_some() => {
+                        next_balance = Instant::now() + balance_interval.unwrap_or(Duration::ZERO);
+                        waiting.extend(self.own_request(BalanceLeaders {}));
                     }
                     count = requests.recv_many(&mut arrived, REQUESTS_PER_ENTRY_MAX) => {
                         if count == 0 {
@@ -166,7 +180,7 @@ impl Controller {
         let live_brokers = self.live_brokers();
 
         let mut ahead = Image::clone(&image);
-        let mut records: Vec<Record> = initial_records(&ahead);
+        let mut records: Vec<Record> = initial_records(&ahead, &self.config.static_settings);
         for record in &records {
             ahead.replay(record, next);
         }
@@ -183,13 +197,18 @@ impl Controller {
                 seed,
                 live_brokers: &live_brokers,
                 topic_defaults: self.config.topic_defaults,
-                unclean_leader_election: self.config.unclean_leader_election,
+                static_settings: self.config.static_settings,
+                applied_offsets: &self.applied_offsets,
                 config_check: self.config.config_check.as_ref(),
             };
             let decision = decide(&entry.request, &ahead, &context);
             records.extend(decision.records);
             ahead = decision.ahead;
-            responses.push(decision.response);
+            match decision.response {
+                Some(response) => responses.push(response),
+                // Its next step is decided on what this one leaves, before anything else is.
+                None => break,
+            }
         }
         drop(ahead);
 
@@ -311,6 +330,7 @@ impl Controller {
         }
         self.sessions_epoch = epoch;
         self.sessions.clear();
+        self.applied_offsets.clear();
         if self.config.broker_session_timeout.is_some() {
             let now = Instant::now();
             // This node's own registration is from before its restart, so nobody else can be using it.
@@ -330,6 +350,7 @@ impl Controller {
                 self.sessions.insert(request.id, Instant::now());
             }
             (Request::BrokerHeartbeat(request), Response::BrokerHeartbeat(Ok(state))) => {
+                self.applied_offsets.insert(request.id, request.metadata_offset);
                 if state.should_shut_down || request.want_fence {
                     self.sessions.remove(&request.id);
                 } else {
@@ -338,9 +359,15 @@ impl Controller {
             }
             (Request::UnregisterBroker(request), Response::UnregisterBroker(Ok(()))) => {
                 self.sessions.remove(&request.id);
+                self.applied_offsets.remove(&request.id);
             }
             _ => {}
         }
+    }
+
+    /// A request that only the active controller makes, of itself.
+    fn own_request(&self, request: impl Into<Request>) -> Option<Waiting> {
+        self.leads().then(|| Waiting { request: request.into(), answer: oneshot::channel().0 })
     }
 
     /// Requests to fence the brokers whose session is over.
@@ -371,12 +398,13 @@ impl Controller {
 }
 
 /// What the first controller of a cluster writes before anything else.
-fn initial_records(image: &Image) -> Vec<Record> {
+fn initial_records(image: &Image, settings: &StaticSettings) -> Vec<Record> {
     if image.last_offset > 0 {
         return Vec::new();
     }
-    features::initial()
-        .into_iter()
+    let levels = features::initial().into_iter();
+    levels
         .map(|(name, level)| Record::FeatureLevelSet { name: name.into(), level })
+        .chain(min_isr_records(image, settings))
         .collect()
 }

@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::metadata::decide::ITEMS_PER_REQUEST_MAX;
+pub use crate::metadata::decide::StaticSettings;
 use crate::metadata::ids::{BrokerId, ClusterId, cluster_id_generate};
 use crate::metadata::image::{Configs, Image};
 use crate::metadata::records::ConfigResource;
@@ -79,8 +80,13 @@ pub struct MetadataConfig {
     pub seed: Option<u64>,
     /// For topics created without counts (`num.partitions`, `default.replication.factor`).
     pub topic_defaults: TopicDefaults,
-    /// Static broker settings that elections need where no dynamic config says otherwise.
-    pub unclean_leader_election: bool,
+    /// Broker settings that elections need where no dynamic config says otherwise.
+    pub static_settings: StaticSettings,
+    /// How often leaders go back to where they are preferred (`leader.imbalance.check.interval.seconds`). `None`: they stay
+    /// where they are (`auto.leader.rebalance.enable`).
+    pub leader_balance_interval: Option<Duration>,
+    /// How often partitions without leader are looked at (`unclean.leader.election.interval.ms`).
+    pub leaderless_check_interval: Duration,
     pub config_check: Option<ConfigCheck>,
     /// A broker that sends no heartbeat for so long is fenced (`broker.session.timeout.ms`). `None`: nobody is.
     pub broker_session_timeout: Option<Duration>,
@@ -100,7 +106,9 @@ impl MetadataConfig {
             peers: PeerService::new(),
             seed: None,
             topic_defaults: TopicDefaults::default(),
-            unclean_leader_election: false,
+            static_settings: StaticSettings::default(),
+            leader_balance_interval: None,
+            leaderless_check_interval: LEADERLESS_CHECK_INTERVAL,
             config_check: None,
             broker_session_timeout: None,
         }
@@ -114,6 +122,9 @@ pub enum QuorumRole {
     /// A broker only: follows the log.
     Observer,
 }
+
+/// Kafka's `unclean.leader.election.interval.ms`.
+const LEADERLESS_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicDefaults {

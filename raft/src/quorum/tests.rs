@@ -229,6 +229,7 @@ fn golden_entry() -> StoredEntry {
                     epoch: crate::metadata::ids::BrokerEpoch(9),
                     fenced: Some(false),
                     in_controlled_shutdown: None,
+                    log_dirs: None,
                 },
             ],
         },

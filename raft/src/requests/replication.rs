@@ -70,8 +70,11 @@ pub enum AlterPartitionError {
     #[error("{0}")]
     InvalidRequest(String),
     /// NEW_LEADER_ELECTED: the change was made, and ended a reassignment that took the asker's leadership.
-    #[error("the reassignment is complete and broker {0} leads now")]
-    NewLeaderElected(BrokerId),
+    #[error("the reassignment is complete, and the partition has another leader")]
+    NewLeaderElected(Option<BrokerId>),
+    /// OPERATION_NOT_ATTEMPTED: the request has more partitions than one entry takes; ask for the rest again.
+    #[error("the request is too large")]
+    NotAttempted,
 }
 
 /// KIP-455.
@@ -143,10 +146,19 @@ pub enum AssignReplicaError {
     /// NOT_LEADER_OR_FOLLOWER
     #[error("broker {0} is no replica of this partition")]
     NotAReplica(BrokerId),
-    /// INVALID_REQUEST
-    #[error("{0}")]
-    InvalidRequest(String),
+    /// OPERATION_NOT_ATTEMPTED: the request has more partitions than one entry takes; ask for the rest again.
+    #[error("the request is too large")]
+    NotAttempted,
 }
+
+/// What the active controller asks itself now and then: back to the preferred leaders (`auto.leader.rebalance.enable`).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BalanceLeaders {}
+
+/// What the active controller asks itself now and then: leaders for partitions that have none, where that is allowed at
+/// the price of data (`unclean.leader.election.enable`) or has become possible without.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ElectUnclean {}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ElectLeaders {

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::partitions::{MIN_ISR_KEY, Progress, min_isr};
 use super::{CONFIG_KEYS_MAX, CONFIG_RESOURCES_MAX, CONFIG_VALUE_BYTES_MAX, Draft};
+use crate::metadata::features;
 use crate::metadata::ids::BrokerId;
 use crate::metadata::image::Configs;
-use crate::metadata::records::{ConfigResource, ConfigResourceType, Record};
+use crate::metadata::records::{ConfigResource, ConfigResourceType, PartitionChange, Record};
 use crate::requests::{
     AlterConfigs, AlterConfigsError, AlterConfigsResult, ConfigOperation, IncrementalAlterConfigs,
 };
@@ -149,6 +151,7 @@ fn apply(resource: &ConfigResource, wanted: Wanted, draft: &mut Draft<'_>) -> Re
         };
     }
     check_bounds(resource, &current, &after, draft)?;
+    check_min_isr(resource, &wanted, draft)?;
     if let Some(check) = draft.context.config_check {
         check(resource, &after).map_err(AlterConfigsError::InvalidConfig)?;
     }
@@ -169,10 +172,62 @@ fn apply(resource: &ConfigResource, wanted: Wanted, draft: &mut Draft<'_>) -> Re
             super::RECORDS_PER_REQUEST_MAX
         )));
     }
+    if draft.elr_enabled()
+        && changes.iter().any(|(key, _)| **key == *MIN_ISR_KEY)
+        && clear_eligible(resource, after.get(MIN_ISR_KEY).cloned(), draft) == Progress::Unfinished
+    {
+        return Ok(());
+    }
     for (key, value) in changes {
         draft.push(Record::ConfigSet { resource: resource.clone(), key, value });
     }
     Ok(())
+}
+
+/// With eligible leader replicas the controller must know what every leader takes for `min.insync.replicas`: it comes from
+/// the topic or from the dynamic default of all brokers, which has it from the start.
+fn check_min_isr(
+    resource: &ConfigResource,
+    wanted: &Wanted,
+    draft: &Draft<'_>,
+) -> Result<(), AlterConfigsError> {
+    if resource.kind != ConfigResourceType::Broker || !draft.elr_enabled() {
+        return Ok(());
+    }
+    match wanted.get(MIN_ISR_KEY) {
+        Some(Some(_)) if !resource.name.is_empty() => Err(AlterConfigsError::InvalidConfig(format!(
+            "{MIN_ISR_KEY} of a single broker cannot be set while {} is on",
+            features::ELR_VERSION
+        ))),
+        Some(None) if resource.name.is_empty() => Err(AlterConfigsError::InvalidConfig(format!(
+            "{MIN_ISR_KEY} of all brokers cannot be removed while {} is on",
+            features::ELR_VERSION
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Before leaders may move high watermarks with fewer replicas in sync, the others stop to be eligible.
+fn clear_eligible(resource: &ConfigResource, value: Option<Arc<str>>, draft: &mut Draft<'_>) -> Progress {
+    let fixed = draft.context.static_settings.min_insync_replicas;
+    draft.change_partitions(|draft, topic, partition, state| {
+        if state.elr.is_empty() {
+            return None;
+        }
+        let of_all = || draft.image.config(&ConfigResource::all_brokers(), MIN_ISR_KEY);
+        let value = match resource.kind {
+            ConfigResourceType::Topic if *resource.name == *topic.name => value.as_ref().or_else(of_all),
+            ConfigResourceType::Broker
+                if draft.image.config(&ConfigResource::topic(topic.name.clone()), MIN_ISR_KEY).is_none() =>
+            {
+                value.as_ref()
+            }
+            _ => return None,
+        };
+        let min_isr = min_isr(value.map(|value| &**value), fixed).min(state.replicas.len());
+        (state.isr.len() >= min_isr)
+            .then(|| PartitionChange { elr: Some(Vec::new()), ..PartitionChange::of(topic.id, partition) })
+    })
 }
 
 fn check_exists(resource: &ConfigResource, draft: &Draft<'_>) -> Result<(), AlterConfigsError> {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use super::Draft;
 use super::broker_heartbeat::check_broker_epoch;
-use crate::metadata::election::{Election, decide_partition_change};
+use crate::metadata::election::Proposal;
 use crate::metadata::ids::{BrokerEpoch, BrokerId};
 use crate::metadata::image::{Image, Partition};
+use crate::metadata::records::Record;
 use crate::requests::{
     AlterPartition, AlterPartitionError, AlterPartitionItem, AlterPartitionResult, BrokerEpochError,
 };
@@ -39,25 +40,29 @@ fn alter(
     let topic = draft.image.topic_by_id(item.topic).cloned().ok_or(AlterPartitionError::UnknownTopicId)?;
     let state = topic.partition(item.partition).ok_or(AlterPartitionError::UnknownPartition)?;
     check(asker, item, state, &draft.image)?;
-    let isr = item.isr.iter().map(|(id, _)| *id).collect();
-    let election = match draft.unclean_election_enabled(&topic.name) {
-        true => Election::Unclean,
-        false => Election::Online,
+    if !draft.room_for(1) {
+        return Err(AlterPartitionError::NotAttempted);
+    }
+    let rules = draft.topic_rules(&topic.name);
+    let proposal = Proposal {
+        isr: Some(item.isr.iter().map(|(id, _)| *id).collect()),
+        leader_recovering: Some(!item.recovered),
+        ..Proposal::new(rules.election)
     };
-    let change = decide_partition_change(topic.id, item.partition, state, Some(isr), election, |id| {
-        draft.image.is_active(id)
-    });
+    let change = draft.partition_change(&topic, item.partition, state, &proposal, &rules, None);
     if let Some(change) = change {
-        draft.push(change);
+        draft.push(Record::PartitionChanged(change));
     }
     let now = draft
         .image
         .topic_by_id(item.topic)
         .and_then(|topic| topic.partition(item.partition))
         .ok_or(AlterPartitionError::UnknownPartition)?;
-    match now.leader {
-        Some(leader) if leader != asker => Err(AlterPartitionError::NewLeaderElected(leader)),
-        _ => Ok(Partition::clone(now)),
+    // Only a completed reassignment takes the leadership from the asker, who was in the new in-sync set.
+    if now.leader == Some(asker) {
+        Ok(Partition::clone(now))
+    } else {
+        Err(AlterPartitionError::NewLeaderElected(now.leader))
     }
 }
 

@@ -7,6 +7,7 @@ use rand::RngCore;
 use uuid::Uuid;
 
 use super::alter_configs::check_key_value;
+use super::partitions::default_directory;
 use super::{CONFIG_KEYS_MAX, Draft, PARTITIONS_MAX, check_manual_replicas, placer};
 use crate::metadata::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicId};
 use crate::metadata::image::Image;
@@ -245,6 +246,10 @@ fn manual(topic: &NewTopic, image: &Image) -> Result<Vec<PartitionState>, Create
 pub(super) fn new_partition(image: &Image, replicas: Vec<BrokerId>) -> Option<PartitionState> {
     let isr: Vec<BrokerId> = replicas.iter().copied().filter(|id| image.is_active(*id)).collect();
     let leader = *isr.first()?;
+    let mut directories: Vec<Uuid> = replicas.iter().map(|id| default_directory(image, *id)).collect();
+    if directories.iter().all(Uuid::is_nil) {
+        directories.clear();
+    }
     Some(PartitionState {
         replicas: replicas.into(),
         isr: isr.into(),
@@ -256,7 +261,7 @@ pub(super) fn new_partition(image: &Image, replicas: Vec<BrokerId>) -> Option<Pa
         adding_replicas: Vec::new(),
         removing_replicas: Vec::new(),
         leader_recovering: false,
-        directories: Vec::new(),
+        directories,
     })
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Draft;
-use crate::metadata::election::{Election, decide_partition_change};
+use crate::metadata::election::{Election, Proposal};
 use crate::metadata::image::Topic;
+use crate::metadata::records::Record;
 use crate::requests::{ElectLeaderError, ElectLeaderResult, ElectLeaders, ElectionType};
 
 pub(super) fn decide(request: &ElectLeaders, draft: &mut Draft<'_>) -> Vec<ElectLeaderResult> {
@@ -71,11 +72,19 @@ fn elect(
         ElectionType::Preferred => Election::Preferred,
         ElectionType::Unclean => Election::Unclean,
     };
-    let change =
-        decide_partition_change(topic.id, partition, &state, None, kind, |id| draft.image.is_active(id));
+    if !draft.room_for(1) {
+        return Err(ElectLeaderError::LimitReached(format!(
+            "the request is too large: it may write {} records",
+            super::RECORDS_PER_REQUEST_MAX
+        )));
+    }
+    let rules = draft.topic_rules(&topic.name);
+    let change = draft
+        .partition_change(topic, partition, &state, &Proposal::new(kind), &rules, None)
+        .filter(|change| change.leader.is_some());
     match (change, election) {
         (Some(change), _) => {
-            draft.push(change);
+            draft.push(Record::PartitionChanged(change));
             Ok(())
         }
         (None, ElectionType::Preferred) => Err(ElectLeaderError::PreferredLeaderNotAvailable),

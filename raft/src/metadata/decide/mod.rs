@@ -9,20 +9,24 @@ mod alter_configs;
 mod alter_partition;
 mod alter_partition_reassignments;
 mod assign_replicas_to_dirs;
+mod balance_leaders;
 mod broker_heartbeat;
 mod create_partitions;
 mod create_topics;
 mod delete_topics;
 mod elect_leaders;
+mod elect_unclean;
+mod partitions;
 mod register_broker;
 mod update_features;
 
 pub use create_topics::check_topic_name;
+pub(crate) use update_features::min_isr_records;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -30,7 +34,7 @@ use rand::rngs::StdRng;
 use super::ids::BrokerId;
 use super::image::Image;
 use super::placement::{Candidate, Placer};
-use super::records::{ConfigResource, Record};
+use super::records::Record;
 use super::replay::Position;
 use crate::quorum::{ConfigCheck, TopicDefaults};
 use crate::requests::{Request, Response};
@@ -48,6 +52,10 @@ pub const CONFIG_RESOURCES_MAX: usize = 100_000;
 /// Items of one request, whatever it is; the caller's frame limit comes first for all but tiny items.
 pub const ITEMS_PER_REQUEST_MAX: usize = 100_000;
 
+/// Changes of partitions that one step of a request writes; the rest of a request of the cluster's own making (a broker
+/// is fenced, say) follows in further entries. Keeps an entry small enough to be replicated between two heartbeats.
+pub const CHANGES_PER_STEP_MAX: usize = 2_000;
+
 /// Everything that `decide` may know besides the request and the image.
 pub struct Context<'a> {
     /// Where the records will lie if they are written.
@@ -57,9 +65,31 @@ pub struct Context<'a> {
     /// Brokers that were heard of lately, so that another process with the same id must not take their place.
     pub live_brokers: &'a BTreeSet<BrokerId>,
     pub topic_defaults: TopicDefaults,
-    /// The static broker setting, where no dynamic config says otherwise.
-    pub unclean_leader_election: bool,
+    pub static_settings: StaticSettings,
+    /// What each broker said in its last heartbeat that it has applied.
+    pub applied_offsets: &'a BTreeMap<BrokerId, u64>,
     pub config_check: Option<&'a ConfigCheck>,
+}
+
+/// The broker settings of this controller that decide where no dynamic config does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticSettings {
+    /// `unclean.leader.election.enable`
+    pub unclean_leader_election: bool,
+    /// `min.insync.replicas`
+    pub min_insync_replicas: i32,
+    /// `ottla.durability` is `memory`: what was acknowledged may be lost with the machine.
+    pub acknowledges_unsynced: bool,
+}
+
+impl Default for StaticSettings {
+    fn default() -> StaticSettings {
+        StaticSettings {
+            unclean_leader_election: false,
+            min_insync_replicas: 1,
+            acknowledges_unsynced: false,
+        }
+    }
 }
 
 /// What came of a request.
@@ -68,7 +98,9 @@ pub struct Decision {
     pub records: Vec<Record>,
     /// The image as the records make it, ahead of the log.
     pub ahead: Image,
-    pub response: Response,
+    /// `None`: the records are one step of many. Once they are written the same request is decided again, and does what is
+    /// left to do. The image after each step is sound, so a request whose other steps never come does no harm.
+    pub response: Option<Response>,
 }
 
 pub fn decide(request: &Request, image: &Image, context: &Context<'_>) -> Decision {
@@ -107,10 +139,16 @@ pub fn decide(request: &Request, image: &Image, context: &Context<'_>) -> Decisi
         Request::AlterPartitionReassignments(request) => {
             Response::AlterPartitionReassignments(alter_partition_reassignments::decide(request, &mut draft))
         }
+        Request::BalanceLeaders(request) => {
+            Response::BalanceLeaders(balance_leaders::decide(request, &mut draft))
+        }
+        Request::ElectUnclean(request) => Response::ElectUnclean(elect_unclean::decide(request, &mut draft)),
         Request::AssignReplicasToDirs(request) => {
             Response::AssignReplicasToDirs(assign_replicas_to_dirs::decide(request, &mut draft))
         }
     };
+    assert!(!draft.is_unfinished || !draft.records.is_empty(), "a step of a request that changes nothing");
+    let response = (!draft.is_unfinished).then_some(response);
     Decision { records: draft.records, ahead: draft.image, response }
 }
 
@@ -119,6 +157,10 @@ struct Draft<'a> {
     base: &'a Image,
     image: Image,
     records: Vec<Record>,
+    /// Another step is needed; the response is void.
+    is_unfinished: bool,
+    /// Partitions changed in this step.
+    step_changes: usize,
     random: StdRng,
     context: &'a Context<'a>,
 }
@@ -129,6 +171,8 @@ impl<'a> Draft<'a> {
             base: image,
             image: image.clone(),
             records: Vec::new(),
+            is_unfinished: false,
+            step_changes: 0,
             random: StdRng::from_seed(context.seed),
             context,
         }
@@ -142,20 +186,12 @@ impl<'a> Draft<'a> {
     /// Takes back what was decided: the request was only to be validated.
     fn discard(&mut self) {
         self.records.clear();
+        self.is_unfinished = false;
         self.image = self.base.clone();
     }
 
     fn room_for(&self, records: usize) -> bool {
         self.records.len() + records <= RECORDS_PER_REQUEST_MAX
-    }
-
-    /// Kafka's order: the topic's config, the brokers' dynamic default, the static setting.
-    fn unclean_election_enabled(&self, topic: &str) -> bool {
-        const KEY: &str = "unclean.leader.election.enable";
-        self.image
-            .config(&ConfigResource::topic(topic), KEY)
-            .or_else(|| self.image.config(&ConfigResource::all_brokers(), KEY))
-            .map_or(self.context.unclean_leader_election, |value| value.eq_ignore_ascii_case("true"))
     }
 }
 

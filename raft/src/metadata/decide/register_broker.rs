@@ -1,10 +1,11 @@
 //! RegisterBroker and UnregisterBroker. A registered broker is fenced until its first heartbeats show that it has
 //! applied its own registration; a process that takes over a broker id loses that id's leaderships first, so that a
-//! restarted broker leads again only under a new leader epoch.
+//! restarted broker leads again only under a new leader epoch. If the process before did not stop cleanly, its replicas
+//! are no longer eligible leader replicas (KIP-966) where they may have lost what they acknowledged.
 
 use super::Draft;
-use super::broker_heartbeat::remove_from_leadership;
-use crate::metadata::ids::BrokerEpoch;
+use super::partitions::{Leaving, Progress};
+use crate::metadata::ids::{BrokerEpoch, TopicId};
 use crate::metadata::records::Record;
 use crate::requests::{RegisterBroker, RegisterBrokerError, UnregisterBroker, UnregisterBrokerError};
 
@@ -25,6 +26,15 @@ pub(super) fn decide(
     {
         return Err(RegisterBrokerError::Duplicate(request.id));
     }
+    for broker in draft.image.brokers.values().filter(|broker| broker.id != request.id) {
+        if let Some(shared) = request.log_dirs.iter().find(|directory| broker.log_dirs.contains(directory)) {
+            return Err(RegisterBrokerError::Invalid(format!(
+                "the log directory with id {} is registered with broker {}: one of the two is a copy",
+                TopicId(*shared),
+                broker.id
+            )));
+        }
+    }
     for (name, level) in &draft.image.features {
         let range = request.features.get(&**name);
         if !range.is_some_and(|range| range.min <= *level && *level <= range.max) {
@@ -40,9 +50,15 @@ pub(super) fn decide(
             .unwrap_or(i64::MAX)
             .max(existing.as_ref().map_or(0, |existing| existing.epoch.0.saturating_add(1))),
     );
-    if existing.is_some() && !same_process {
-        remove_from_leadership(request.id, draft);
+    if !same_process {
+        let is_clean = request.previous_epoch.is_some()
+            && request.previous_epoch == existing.as_ref().map(|existing| existing.epoch);
+        let leaving = Leaving::Restarted { is_clean, log_dirs: &request.log_dirs };
+        if draft.remove_from_leadership(request.id, leaving, |_| true) == Progress::Unfinished {
+            return Ok(epoch);
+        }
     }
+    let standing = existing.filter(|_| same_process);
     draft.push(Record::BrokerRegistered {
         id: request.id,
         epoch,
@@ -52,8 +68,9 @@ pub(super) fn decide(
         features: request.features.clone(),
         log_dirs: request.log_dirs.clone(),
         // A repeated registration of a living process changes nothing about its standing.
-        fenced: !same_process || existing.is_none_or(|existing| existing.fenced),
-        in_controlled_shutdown: false,
+        fenced: standing.as_ref().is_none_or(|existing| existing.fenced),
+        in_controlled_shutdown: standing.as_ref().is_some_and(|existing| existing.in_controlled_shutdown),
+        shut_down_offset: standing.and_then(|existing| existing.shut_down_offset),
     });
     Ok(epoch)
 }
@@ -71,6 +88,11 @@ fn check(request: &RegisterBroker) -> Result<(), RegisterBrokerError> {
     }
     if request.log_dirs.len() > LOG_DIRS_MAX || request.features.len() > LOG_DIRS_MAX {
         return invalid("too many log directories or features".into());
+    }
+    for (index, directory) in request.log_dirs.iter().enumerate() {
+        if request.log_dirs[..index].contains(directory) {
+            return invalid(format!("the log directory with id {} is given twice", TopicId(*directory)));
+        }
     }
     let too_long = |text: &str| text.len() > TEXT_BYTES_MAX;
     if request.endpoints.iter().any(|endpoint| too_long(&endpoint.name) || too_long(&endpoint.host))
@@ -92,7 +114,8 @@ pub(super) fn decide_unregister(
     draft: &mut Draft<'_>,
 ) -> Result<(), UnregisterBrokerError> {
     let epoch = draft.image.broker(request.id).ok_or(UnregisterBrokerError::NotRegistered(request.id))?.epoch;
-    remove_from_leadership(request.id, draft);
-    draft.push(Record::BrokerUnregistered { id: request.id, epoch });
+    if draft.remove_from_leadership(request.id, Leaving::Complete, |_| true) == Progress::Done {
+        draft.push(Record::BrokerUnregistered { id: request.id, epoch });
+    }
     Ok(())
 }

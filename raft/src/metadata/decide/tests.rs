@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::metadata::features;
 use crate::metadata::ids::*;
+use crate::metadata::image::Partition;
 use crate::metadata::records::*;
 use crate::quorum::encoding::{decode as decode_stored, encode};
 use crate::requests::*;
@@ -18,7 +19,8 @@ struct Cluster {
     image: Image,
     log: Vec<(Position, Vec<Record>)>,
     live: BTreeSet<BrokerId>,
-    unclean: bool,
+    settings: StaticSettings,
+    applied: BTreeMap<BrokerId, u64>,
     check: Option<ConfigCheck>,
 }
 
@@ -28,7 +30,8 @@ impl Cluster {
             image: Image::empty(ClusterId("test".into())),
             log: Vec::new(),
             live: BTreeSet::new(),
-            unclean: false,
+            settings: StaticSettings::default(),
+            applied: BTreeMap::new(),
             check: None,
         }
     }
@@ -72,25 +75,32 @@ impl Cluster {
             seed,
             live_brokers: &self.live,
             topic_defaults: TopicDefaults { partitions: 3, replication_factor: 1 },
-            unclean_leader_election: self.unclean,
+            static_settings: self.settings,
+            applied_offsets: &self.applied,
             config_check: self.check.as_ref(),
         };
         decide(&request.into(), &self.image, &context)
     }
 
     fn submit<R: Submit>(&mut self, request: R) -> R::Response {
-        let decision = self.decide(request);
-        let mut ahead = decision.ahead;
-        if !decision.records.is_empty() {
-            let next = self.next();
-            self.image.replay_entry(&decision.records, next);
-            ahead.last_offset = next.offset;
-            ahead.last_epoch = next.epoch;
-            self.log.push((next, decision.records));
+        let request = request.into();
+        loop {
+            let decision = self.decide(request.clone());
+            let mut ahead = decision.ahead;
+            if !decision.records.is_empty() {
+                let next = self.next();
+                self.image.replay_entry(&decision.records, next);
+                ahead.last_offset = next.offset;
+                ahead.last_epoch = next.epoch;
+                self.log.push((next, decision.records));
+            }
+            assert_eq!(self.image, ahead, "the image ahead is the image that replay gives");
+            check_image(&self.image);
+            if let Some(response) = decision.response {
+                check_leaders(&self.image);
+                return R::response(response).unwrap();
+            }
         }
-        assert_eq!(self.image, ahead, "the image ahead is the image that replay gives");
-        check_image(&self.image);
-        R::response(decision.response).unwrap()
     }
 
     fn create(&mut self, topic: NewTopic) -> Result<CreatedTopic, CreateTopicError> {
@@ -112,17 +122,57 @@ fn check_image(image: &Image) {
         assert!(!topic.partitions.is_empty(), "{} has no partition", topic.name);
         partitions += topic.partitions.len();
         for state in &topic.partitions {
-            assert!(!state.isr.is_empty() && state.isr.iter().all(|id| state.replicas.contains(id)));
-            if let Some(leader) = state.leader {
-                assert!(state.isr.contains(&leader), "the leader is in sync");
-                assert!(image.is_active(leader), "the leader {leader} is alive");
-            }
+            check_partition(image, state);
         }
     }
     assert_eq!(image.partition_count, partitions);
+    let leaderless = image.topics.values().flat_map(|topic| {
+        let without = (0..).zip(&topic.partitions).filter(|(_, state)| state.leader.is_none());
+        without.map(|(partition, _)| (topic.id, partition))
+    });
+    assert!(image.leaderless.iter().copied().eq(leaderless), "the index of partitions without leader");
     let at = Position { offset: image.last_offset, epoch: image.last_epoch };
     let again = Image::from_records(image.cluster_id.clone(), &image.to_records(), at, image.features_epoch);
     assert_eq!(*image, again, "a snapshot gives the same image");
+}
+
+fn check_partition(image: &Image, state: &Partition) {
+    let distinct: BTreeSet<BrokerId> = state.replicas.iter().copied().collect();
+    assert!(!distinct.is_empty() && distinct.len() == state.replicas.len(), "{state:?}");
+    let elr_enabled = image.features.contains_key(features::ELR_VERSION);
+    for (list, what) in [
+        (&*state.isr, "in sync"),
+        (&*state.elr, "eligible"),
+        (&*state.adding_replicas, "being added"),
+        (&*state.removing_replicas, "being removed"),
+    ] {
+        let members: BTreeSet<BrokerId> = list.iter().copied().collect();
+        assert_eq!(members.len(), list.len(), "{what} twice: {state:?}");
+        assert!(members.is_subset(&distinct), "{what}, but no replica: {state:?}");
+    }
+    assert!(!state.elr.iter().any(|id| state.isr.contains(id)), "eligible and in sync: {state:?}");
+    assert!(elr_enabled || !state.isr.is_empty(), "{state:?}");
+    assert!(elr_enabled || (state.elr.is_empty() && state.last_known_elr.is_empty()), "{state:?}");
+    assert!(state.last_known_elr.is_empty() || state.isr.is_empty(), "{state:?}");
+    assert!(state.directories.is_empty() || state.directories.len() == state.replicas.len(), "{state:?}");
+    match state.leader {
+        Some(leader) => {
+            assert!(state.isr.contains(&leader), "the leader is in sync: {state:?}");
+            assert!(image.may_lead(leader, state), "the leader {leader} is alive: {state:?}");
+        }
+        None => {}
+    }
+}
+
+/// What must hold when a request is done: who could lead does.
+fn check_leaders(image: &Image) {
+    for state in image.topics.values().flat_map(|topic| &topic.partitions) {
+        let candidates = if state.isr.is_empty() { &*state.elr } else { &*state.isr };
+        assert!(
+            state.leader.is_some() || !candidates.iter().any(|id| image.may_lead(*id, state)),
+            "a complete replica could lead: {state:?}"
+        );
+    }
 }
 
 fn registration(id: i32, incarnation: u128, rack: Option<&str>) -> RegisterBroker {
@@ -281,7 +331,7 @@ fn a_request_for_too_many_topics_is_refused_as_a_whole() {
     let ask = |count: usize| {
         let topics = (0..count).map(|number| topic(&format!("t{number}"), 1, 1)).collect();
         let decided = cluster.decide(CreateTopics { topics, validate_only: false });
-        let Response::CreateTopics(results) = decided.response else { panic!("{:?}", decided.response) };
+        let Some(Response::CreateTopics(results)) = decided.response else { panic!("{:?}", decided.response) };
         (decided.records.len(), results)
     };
     let (records, results) = ask(RECORDS_PER_REQUEST_MAX / 2);
@@ -301,6 +351,7 @@ fn partitions_of_the_cluster_are_bounded() {
     let result = |cluster: &Cluster, count| match cluster
         .decide(CreateTopics { topics: vec![topic("t", count, 1)], validate_only: false })
         .response
+        .unwrap()
     {
         Response::CreateTopics(mut results) => results.remove(0).result,
         other => panic!("{other:?}"),
@@ -646,7 +697,7 @@ fn resources_with_configs_are_bounded() {
         resources: vec![(ConfigResource::group(name), vec![("a".into(), set("2"))])],
         validate_only: false,
     };
-    let result = |cluster: &Cluster, name| match cluster.decide(request(name)).response {
+    let result = |cluster: &Cluster, name| match cluster.decide(request(name)).response.unwrap() {
         Response::IncrementalAlterConfigs(mut results) => results.remove(0).result,
         other => panic!("{other:?}"),
     };
@@ -779,6 +830,12 @@ fn controlled_shutdown_moves_leaders_first() {
     let epoch = cluster.image.broker(BrokerId(1)).unwrap().epoch;
     let leaving = BrokerHeartbeat { want_shut_down: true, ..heartbeat(1, epoch) };
     let state = cluster.submit(leaving.clone()).unwrap();
+    assert!(!state.should_shut_down && !state.is_fenced, "broker 2 may not know yet what it leads");
+    assert!(cluster.image.broker(BrokerId(1)).unwrap().in_controlled_shutdown);
+    cluster.applied.insert(BrokerId(2), cluster.image.last_offset - 1);
+    assert!(!cluster.submit(leaving.clone()).unwrap().should_shut_down);
+    cluster.applied.insert(BrokerId(2), cluster.image.last_offset);
+    let state = cluster.submit(leaving.clone()).unwrap();
     assert!(state.should_shut_down && state.is_fenced);
     assert_eq!(cluster.leader("t", 0), (Some(2), 1));
     assert_eq!(cluster.leader("s", 0), (None, 1));
@@ -819,7 +876,7 @@ fn unclean_election_only_where_configured() {
     // The dynamic default of all brokers, then the static setting.
     let by_setting = |resource: Option<ConfigResource>| {
         let mut cluster = Cluster::of(2);
-        cluster.unclean = resource.is_none();
+        cluster.settings.unclean_leader_election = resource.is_none();
         if let Some(resource) = resource {
             alter(&mut cluster, resource, vec![("unclean.leader.election.enable", set("true"))]).unwrap();
         }
@@ -950,26 +1007,14 @@ fn elections() {
     let mut cluster = Cluster::of(2);
     cluster.create(assigned("t", &[(0, &[1, 2])])).unwrap();
     let id = cluster.image.topic_by_name("t").unwrap().id;
-    let moved = Record::PartitionChanged {
-        topic: id,
-        partition: 0,
-        replicas: None,
-        isr: None,
+    let moved = Record::PartitionChanged(PartitionChange {
         leader: Some(LeaderChange::To(BrokerId(2))),
-        leader_epoch_bump: false,
-        adding_replicas: Some(brokers(&[2])),
-        removing_replicas: None,
-        elr: None,
-        last_known_elr: None,
-        leader_recovering: None,
-    };
+        ..PartitionChange::of(id, 0)
+    });
     let next = cluster.next();
     cluster.image.replay_entry([&moved], next);
     assert_eq!(elect(&mut cluster, Preferred, None), [(0, Ok(()))]);
     assert_eq!(cluster.leader("t", 0), (Some(1), 2));
-    let moving: Vec<_> = cluster.image.reassignments(Some("t")).collect();
-    assert_eq!((moving.len(), moving[0].partition), (1, 0));
-    assert_eq!(cluster.image.reassignments(Some("other")).count(), 0);
 }
 
 // ---- properties

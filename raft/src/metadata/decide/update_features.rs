@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::Draft;
-use crate::metadata::features::{METADATA_VERSION, metadata_changed_between, supported};
-use crate::metadata::records::{FeatureRange, Record};
+use super::partitions::{MIN_ISR_KEY, Progress};
+use super::{Draft, StaticSettings};
+use crate::metadata::features::{ELR_VERSION, METADATA_VERSION, metadata_changed_between, supported};
+use crate::metadata::image::Image;
+use crate::metadata::records::{ConfigResource, ConfigResourceType, FeatureRange, PartitionChange, Record};
 use crate::requests::{
     FeatureUpdate, FeatureUpdateType, UpdateFeatureResult, UpdateFeatures, UpdateFeaturesError,
 };
@@ -36,6 +38,17 @@ pub(super) fn decide(
         }
     }
     if !request.validate_only {
+        let elr =
+            request.updates.iter().find(|update| update.name == ELR_VERSION).map(|update| update.level > 0);
+        match elr {
+            Some(true) if !draft.elr_enabled() => {
+                for record in min_isr_records(&draft.image, &draft.context.static_settings) {
+                    draft.push(record);
+                }
+            }
+            Some(false) if forget_eligible(draft) == Progress::Unfinished => return Ok(Vec::new()),
+            _ => {}
+        }
         for change in changes {
             draft.push(change);
         }
@@ -45,6 +58,48 @@ pub(super) fn decide(
         .iter()
         .map(|update| UpdateFeatureResult { name: update.name.clone(), level: update.level })
         .collect())
+}
+
+/// What makes it safe to switch eligible leader replicas on: one `min.insync.replicas` that the controller knows, instead
+/// of one of each broker.
+pub(crate) fn min_isr_records(image: &Image, settings: &StaticSettings) -> Vec<Record> {
+    let mut records = Vec::new();
+    let of_all = ConfigResource::all_brokers();
+    if image.config(&of_all, MIN_ISR_KEY).is_none() {
+        records.push(Record::ConfigSet {
+            resource: of_all.clone(),
+            key: MIN_ISR_KEY.into(),
+            value: Some(settings.min_insync_replicas.to_string().into()),
+        });
+    }
+    for (resource, configs) in &image.configs {
+        if resource.kind == ConfigResourceType::Broker
+            && *resource != of_all
+            && configs.contains_key(MIN_ISR_KEY)
+        {
+            records.push(Record::ConfigSet {
+                resource: resource.clone(),
+                key: MIN_ISR_KEY.into(),
+                value: None,
+            });
+        }
+    }
+    records
+}
+
+/// Before eligible leader replicas are switched off: no in-sync set is empty without them, and none is left that would be
+/// wrong if they were switched on again.
+fn forget_eligible(draft: &mut Draft<'_>) -> Progress {
+    draft.change_partitions(|_, topic, partition, state| {
+        let back = if state.elr.is_empty() { &state.last_known_elr } else { &state.elr };
+        let change = PartitionChange {
+            isr: (state.isr.is_empty() && !back.is_empty()).then(|| back.clone()),
+            elr: (!state.elr.is_empty()).then(Vec::new),
+            last_known_elr: (!state.last_known_elr.is_empty()).then(Vec::new),
+            ..PartitionChange::of(topic.id, partition)
+        };
+        (change != PartitionChange::of(topic.id, partition)).then_some(change)
+    })
 }
 
 fn check(update: &FeatureUpdate, current: i16, draft: &Draft<'_>) -> Result<(), String> {
