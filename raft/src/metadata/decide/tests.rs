@@ -331,7 +331,9 @@ fn a_request_for_too_many_topics_is_refused_as_a_whole() {
     let ask = |count: usize| {
         let topics = (0..count).map(|number| topic(&format!("t{number}"), 1, 1)).collect();
         let decided = cluster.decide(CreateTopics { topics, validate_only: false });
-        let Some(Response::CreateTopics(results)) = decided.response else { panic!("{:?}", decided.response) };
+        let Some(Response::CreateTopics(results)) = decided.response else {
+            panic!("{:?}", decided.response)
+        };
         (decided.records.len(), results)
     };
     let (records, results) = ask(RECORDS_PER_REQUEST_MAX / 2);
