@@ -62,8 +62,8 @@ requests! {
     AlterPartition => Result<Vec<AlterPartitionResult>, BrokerEpochError>,
     AlterPartitionReassignments => Vec<ReassignmentResult>,
     AssignReplicasToDirs => Result<Vec<AssignReplicaResult>, BrokerEpochError>,
-    BalanceLeaders => (),
-    ElectUnclean => (),
+    BalanceLeaders => UpkeepDone,
+    ElectUnclean => UpkeepDone,
 }
 
 impl Request {

@@ -160,6 +160,10 @@ pub struct BalanceLeaders {}
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ElectUnclean {}
 
+/// Nobody waits to hear more of what the controller asks itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpkeepDone;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ElectLeaders {
     pub election: ElectionType,

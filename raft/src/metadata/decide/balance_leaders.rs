@@ -4,9 +4,9 @@
 
 use super::Draft;
 use crate::metadata::election::{Election, Proposal};
-use crate::requests::BalanceLeaders;
+use crate::requests::{BalanceLeaders, UpkeepDone};
 
-pub(super) fn decide(BalanceLeaders {}: &BalanceLeaders, draft: &mut Draft<'_>) {
+pub(super) fn decide(BalanceLeaders {}: &BalanceLeaders, draft: &mut Draft<'_>) -> UpkeepDone {
     let image = draft.image.clone();
     let _ = draft.propose_to_partitions(
         None,
@@ -22,4 +22,5 @@ pub(super) fn decide(BalanceLeaders {}: &BalanceLeaders, draft: &mut Draft<'_>) 
     // As much as one step may is as much as one round moves, for every move costs clients a look at the metadata; the next
     // round does the rest.
     draft.is_unfinished = false;
+    UpkeepDone
 }

@@ -155,12 +155,9 @@ fn check_partition(image: &Image, state: &Partition) {
     assert!(elr_enabled || (state.elr.is_empty() && state.last_known_elr.is_empty()), "{state:?}");
     assert!(state.last_known_elr.is_empty() || state.isr.is_empty(), "{state:?}");
     assert!(state.directories.is_empty() || state.directories.len() == state.replicas.len(), "{state:?}");
-    match state.leader {
-        Some(leader) => {
-            assert!(state.isr.contains(&leader), "the leader is in sync: {state:?}");
-            assert!(image.may_lead(leader, state), "the leader {leader} is alive: {state:?}");
-        }
-        None => {}
+    if let Some(leader) = state.leader {
+        assert!(state.isr.contains(&leader), "the leader is in sync: {state:?}");
+        assert!(image.may_lead(leader, state), "the leader {leader} is alive: {state:?}");
     }
 }
 
