@@ -12,7 +12,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Says when each step begins, so that a log tells where the time went.
 BEGIN = @echo "== $@ at $$(date +%T)"
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare cluster cluster-test cluster-short cluster-kafka
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short stock
@@ -101,6 +101,13 @@ cluster-kafka: setup
 	$(BEGIN)
 	$(PYTEST) tests/cluster --broker kafka $(CLUSTER_ARGS)
 
+# How soon a cluster is back after faults, and what many partitions cost, as tables: see the head of the script.
+TARGETS_ARGS ?=
+cluster-targets: setup
+	$(BEGIN)
+	$(CARGO) build --release -p ottla
+	$(PYTHON) tests/cluster/targets.py $(TARGETS_ARGS)
+
 # The same load on Apache Kafka and on Ottla, COMPARE_ARGS="--rounds 3 --scale 1": see the head of the script. Compiles its
 # load with cc against librdkafka.
 COMPARE_ARGS ?=
@@ -109,3 +116,10 @@ compare: setup
 	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
 	$(CARGO) build --release -p ottla
 	$(TEST_ENV)/python/bin/python benches/compare/compare.py $(COMPARE_ARGS)
+
+# The same with three nodes each.
+compare-cluster: setup
+	$(BEGIN)
+	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
+	$(CARGO) build --release -p ottla
+	$(TEST_ENV)/python/bin/python benches/compare/three_nodes.py $(COMPARE_ARGS)

@@ -27,6 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "stock"))
+# The debug build is what tests use.
+os.environ.setdefault("OTTLA_BINARY", str(REPOSITORY / "target" / "release" / "ottla"))
 
 from harness import environment, tools  # noqa: E402
 from harness.broker import Broker  # noqa: E402
@@ -39,27 +41,32 @@ KAFKA_JVM = ["-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMilli
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def cpu_s(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def memory_mb(pid: int, field: str) -> float:
+    """Resident memory now (VmRSS) or at its highest (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) / KIB
+
+
 class Measured(Broker):
     """A broker as its users run it, and what it costs."""
 
-    def _command(self, properties):
-        if self.kind == "ottla":
-            return [str(REPOSITORY / "target" / "release" / "ottla"), "start", str(properties)]
-        command = super()._command(properties)
-        jars = environment.java_jars(environment.KAFKA_BROKER_VERSION)
-        return [command[0], *KAFKA_JVM, "-cp", f"{jars}/*", "kafka.Kafka", str(properties)]
+    kafka_jvm = KAFKA_JVM
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return cpu_s(self.pid)
 
     def memory_mb(self, field: str) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) / KIB
+        return memory_mb(self.pid, field)
 
 
 # Memory that the brokers and their page cache share while the rest is held.

@@ -17,19 +17,24 @@ from harness.tools import KafkaTools
 from load import quiet
 from network import CLIENTS, LocalPorts, Namespaces
 
-# As config/cluster/server.properties, with fewer partitions for groups so that starting debug builds is quick.
-CONFIG = {
+# What config/cluster/server.properties says of replication.
+SHIPPED = {
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
     "offsets.topic.replication.factor": "3",
     "transaction.state.log.replication.factor": "3",
     "transaction.state.log.min.isr": "2",
+}
+# Tests start many clusters: few partitions for groups, and nobody waits for more members.
+TESTED = {
+    **SHIPPED,
     "offsets.topic.num.partitions": "4",
     "group.initial.rebalance.delay.ms": "0",
     "auto.create.topics.enable": "false",
+    # Ottla's defaults, for Kafka too: its own session of 9 s would only make the tests wait.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
 }
-# Kafka with what are Ottla's defaults: its own session of 9 s would only make the tests wait.
-KAFKA_CONFIG = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 
 class Node(Server):
@@ -61,8 +66,7 @@ class Node(Server):
             "listeners": ",".join(listeners),
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(directory / "data"),
-            **CONFIG,
-            **(KAFKA_CONFIG if cluster.kind == "kafka" else {"ottla.metrics.listener": self.metrics_address}),
+            **({"ottla.metrics.listener": self.metrics_address} if cluster.kind == "ottla" else {}),
             **cluster.config,
             **config,
         })
@@ -137,12 +141,12 @@ class Node(Server):
 
 
 class Cluster:
-    """Nodes 1 to n, or those that `add` makes. `config` is every node's."""
+    """Nodes 1 to n, or those that `add` makes. `config` is every node's, and wins over `base`."""
 
-    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None):
+    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None, base: dict[str, str] = TESTED):
         self.kind = kind
         self.directory = directory
-        self.config = dict(config or {})
+        self.config = {**base, **(config or {})}
         self.network = LocalPorts() if Namespaces.missing() else Namespaces()
         self.nodes: dict[int, Node] = {}
 

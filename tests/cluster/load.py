@@ -79,10 +79,10 @@ def check_records(told: Acknowledged, records: dict[int, list[tuple[int, bytes]]
     return checked
 
 
-def produce(cluster, topic: str, records: int, first: int = 0, partition: int = 0, **config) -> None:
+def produce(bootstrap: str, topic: str, records: int, first: int = 0, partition: int = 0, **config) -> None:
     """So many records, all acknowledged."""
     errors = []
-    producer = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all", **config}, logger=quiet)
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", **config}, logger=quiet)
     for number in range(first, first + records):
         producer.produce(topic, value_of(number), partition=partition,
                          on_delivery=lambda error, _: errors.append(error) if error else None)
@@ -134,14 +134,16 @@ class Load:
         wait_until(lambda: len({partition for _, partition in self.told.times[seen:]}) == partitions, timeout_s,
                    "every partition acknowledges")
 
-    def gap_after(self, moment: float, partitions: set[int]) -> float:
-        """How long after the moment the slowest of these partitions acknowledged again."""
-        first: dict[int, float] = {}
-        for at, partition in self.told.times:
-            if at > moment and partition in partitions:
-                first.setdefault(partition, at)
-        assert set(first) == partitions, f"no acknowledgement from {partitions - set(first)}"
-        return max(first.values()) - moment
+    def longest_pause(self, since: float, partitions: set[int]) -> float:
+        """The longest time since that moment in which one of these partitions acknowledged nothing."""
+        longest = 0.0
+        for wanted in partitions:
+            times = [at for at, partition in self.told.times if partition == wanted]
+            for one, next_one in zip([since, *times], times):
+                if next_one > since:
+                    longest = max(longest, next_one - max(one, since))
+            assert times and times[-1] > since, f"partition {wanted} acknowledged nothing"
+        return longest
 
     def check(self, bootstrap: str) -> int:
         """Every acknowledged record; how many there were."""

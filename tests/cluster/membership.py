@@ -1,6 +1,7 @@
 """Voters of the metadata quorum, changed as an operator changes them: by kafka-metadata-quorum."""
 
 from cluster import Cluster
+from harness.process import wait_until
 
 # The generation whose tool can change voters.
 TOOLS = "4.3.1"
@@ -18,8 +19,15 @@ def directory_of(cluster: Cluster, node: int) -> str:
 
 
 def remove_voter(cluster: Cluster, node: int) -> None:
-    cluster.tools(TOOLS).run("kafka-metadata-quorum", "remove-controller", "--controller-id", str(node),
-                             "--controller-directory-id", directory_of(cluster, node))
+    tools, directory = cluster.tools(TOOLS), directory_of(cluster, node)
+
+    def removed() -> bool:
+        done = tools.run("kafka-metadata-quorum", "remove-controller", "--controller-id", str(node),
+                         "--controller-directory-id", directory, check=False)
+        # Kafka's brokers need a moment to find a new active controller.
+        assert done.code == 0 or "NotLeaderOrFollower" in done.report, done.report
+        return done.code == 0
+    wait_until(removed, 60, f"voter {node} can be removed")
 
 
 def voters(cluster: Cluster) -> set[int]:

@@ -20,7 +20,7 @@ def test_three_nodes_replicate(cluster):
     leaders = {partition.leader for partition in cluster.brokers()[0].metadata("t").topics["t"].values()}
     assert leaders == {1, 2, 3}, "leadership is spread"
     for partition in range(6):
-        produce(cluster, "t", 100, partition=partition)
+        produce(cluster.bootstrap, "t", 100, partition=partition)
     found = read_all(cluster.bootstrap, "t")
     assert all([value for _, value in found[partition]] == [value_of(number) for number in range(100)] for partition in range(6))
     cluster.check_replicas_equal("t")
@@ -30,14 +30,14 @@ def test_all_nodes_stop_and_start(cluster):
     """What was acknowledged is there after everything was down, however it went down."""
     cluster.create_topic("t")
     cluster_id = cluster.nodes[1].metadata().cluster_id
-    produce(cluster, "t", 100)
+    produce(cluster.bootstrap, "t", 100)
     for node in cluster.nodes.values():
         node.kill()
     for node in cluster.nodes.values():
         node.spawn()
     cluster.wait_ready(cluster.nodes.values())
     cluster.wait_in_sync("t")
-    produce(cluster, "t", 100, first=100)
+    produce(cluster.bootstrap, "t", 100, first=100)
     # The last of a quorum has nobody to hand over to and must end by itself all the same; Kafka waits for minutes.
     if cluster.kind == "ottla":
         for node in cluster.nodes.values():
@@ -64,7 +64,7 @@ def test_two_of_three_are_enough(make_cluster):
         cluster.nodes[node].spawn()
     cluster.wait_ready([cluster.nodes[1], cluster.nodes[2]])
     cluster.create_topic("t", replication=2)
-    produce(cluster, "t", 10)
+    produce(cluster.bootstrap, "t", 10)
     cluster.restart(3)
     assert cluster.nodes[3].metadata().cluster_id == cluster.nodes[1].metadata().cluster_id
     wait_until(lambda: set(cluster.nodes[cluster.active_controller()].quorum().voters) == {1, 2, 3}, 10, "three voters")
@@ -83,26 +83,26 @@ def test_brokers_and_controllers_apart(make_cluster):
     quorum = cluster.nodes[cluster.active_controller()].quorum()
     assert set(quorum.voters) == {1, 2, 3} and set(quorum.observers) == {11, 12, 13}
     cluster.create_topic("t", partitions=3)
-    produce(cluster, "t", 10)
+    produce(cluster.bootstrap, "t", 10)
 
     cluster.nodes[cluster.active_controller()].kill()
     cluster.active_controller()
     cluster.create_topic("u", partitions=3)
-    produce(cluster, "u", 10)
+    produce(cluster.bootstrap, "u", 10)
     cluster.nodes[cluster.leader("t")].kill()
-    produce(cluster, "t", 10, first=10)
+    produce(cluster.bootstrap, "t", 10, first=10)
     assert [value for _, value in read_all(cluster.bootstrap, "t")[0]] == [value_of(number) for number in range(20)]
 
 
 def test_a_new_broker_joins_and_takes_partitions(cluster, tmp_path):
     """Growing: a fourth node is started beside the others and given a replica of what is there."""
     cluster.create_topic("t", assignment=[[1, 2, 3], [2, 3, 1]])
-    produce(cluster, "t", 1_000)
+    produce(cluster.bootstrap, "t", 1_000)
     cluster.add(4, "broker")
     cluster.set_voters(node for node in cluster.nodes.values() if node.is_controller)
     cluster.restart(4)
     cluster.create_topic("u", assignment=[[4, 1, 2]])
-    produce(cluster, "u", 10)
+    produce(cluster.bootstrap, "u", 10)
 
     plan = tmp_path / "plan.json"
     plan.write_text('{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[4,2,3]},'

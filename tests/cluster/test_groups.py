@@ -123,7 +123,7 @@ def test_a_group_outlives_its_coordinator(cluster, start_load, how):
 def test_offsets_survive_the_death_of_all(cluster):
     cluster.create_topic("t", partitions=PARTITIONS)
     for partition in range(PARTITIONS):
-        produce(cluster, "t", 10, partition=partition)
+        produce(cluster.bootstrap, "t", 10, partition=partition)
     member = Member(cluster, "t")
     wait_until(lambda: sum(member.committed.values()) == 10 * PARTITIONS, 60, "all is read and committed")
     member.stop()
@@ -138,14 +138,14 @@ def test_offsets_survive_the_death_of_all(cluster):
 def test_a_new_group_while_a_node_is_away(cluster):
     """__consumer_offsets with three replicas and a node less: groups work with what is in sync."""
     cluster.create_topic("t", partitions=PARTITIONS)
-    produce(cluster, "t", 10)
+    produce(cluster.bootstrap, "t", 10)
     first = Member(cluster, "t")
     wait_until(lambda: sum(first.committed.values()) == 10, 60, "the group works")
     first.stop()
     cluster.nodes[3].kill()
     begin = time.monotonic()
     member = Member(cluster, "t")
-    produce(cluster, "t", 10, first=10)
+    produce(cluster.bootstrap, "t", 10, first=10)
     wait_until(lambda: sum(member.committed.values()) > 10, 60, "the group works with two nodes")
     member.stop()
     assert time.monotonic() - begin < 60 and not member.errors

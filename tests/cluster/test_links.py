@@ -165,12 +165,12 @@ def test_the_active_controller_is_cut_off(cluster, links, loads):
     one = cluster.nodes[OTHERS[victim][0]]
     wait_until(lambda: victim not in one.metadata().brokers, 30, "the one that is cut off is fenced")
     admin = AdminClient({"bootstrap.servers": cluster.nodes[victim].bootstrap}, logger=quiet)
-    future = admin.create_topics([NewTopic("never", 1, 1)], operation_timeout=3, request_timeout=3)["never"]
-    # A client may follow the metadata to another node; then the topic is there, and only then.
+    future = admin.create_topics([NewTopic("late", 1, 1)], operation_timeout=3, request_timeout=3)["late"]
+    # A client may follow the metadata to another node, or its request may be carried on when the link is back.
     created = future.exception(30) is None
     for load in loads:
         load.wait_for_all_partitions(3)
     finish(cluster, loads)
     assert [node.id for node in cluster.nodes.values() if node.quorum().leader == node.id == cluster.active_controller()]
-    for node in cluster.nodes.values():
-        assert ("never" in node.metadata().topics) == created, cluster.logs()
+    seen = {"late" in node.metadata().topics for node in cluster.nodes.values()}
+    assert len(seen) == 1 and (seen == {True} or not created), cluster.logs()

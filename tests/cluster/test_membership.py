@@ -47,7 +47,7 @@ def test_a_node_is_decommissioned(cluster, tmp_path):
     cluster.set_voters(node for node in cluster.nodes.values() if node.is_controller)
     cluster.restart(4)
     cluster.create_topic("t", assignment=[[4, 1, 2], [1, 4, 3]])
-    produce(cluster, "t", 1_000)
+    produce(cluster.bootstrap, "t", 1_000)
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"version": 1, "partitions": [
         {"topic": "t", "partition": 0, "replicas": [3, 1, 2]}, {"topic": "t", "partition": 1, "replicas": [1, 2, 3]}]}))
@@ -61,7 +61,7 @@ def test_a_node_is_decommissioned(cluster, tmp_path):
     KafkaTools(TOOLS).run("kafka-cluster", "unregister", *where, "--id", "4")
     described = KafkaTools(TOOLS).run("kafka-cluster", "list-endpoints", *where, "--include-fenced-brokers").stdout
     assert not re.search(r"^4\b", described, re.MULTILINE), described
-    produce(cluster, "t", 1_000, first=1_000)
+    produce(cluster.bootstrap, "t", 1_000, first=1_000)
     cluster.check_replicas_equal("t")
 
 

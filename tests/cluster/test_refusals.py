@@ -34,7 +34,7 @@ def refused(node, *words: str, timeout_s: float = 30) -> None:
 
 def still_whole(cluster, records: int) -> None:
     """The three nodes work and hold what they held."""
-    produce(cluster, "t", 10, first=records)
+    produce(cluster.bootstrap, "t", 10, first=records)
     assert [value for _, value in read_all(cluster.bootstrap, "t")[0]] == [value_of(number) for number in range(records + 10)]
     cluster.check_replicas_equal("t")
 
@@ -42,7 +42,7 @@ def still_whole(cluster, records: int) -> None:
 @pytest.fixture
 def cluster(cluster):
     cluster.create_topic("t", assignment=[[1, 2, 3]])
-    produce(cluster, "t", 100)
+    produce(cluster.bootstrap, "t", 100)
     return cluster
 
 
@@ -181,11 +181,11 @@ def test_a_clock_an_hour_off(cluster, offset, monkeypatch):
     cluster.wait_in_sync("t")
     # It leads and it follows, it is the active controller and it is not.
     cluster.create_topic("led", assignment=[[3, 1, 2]])
-    produce(cluster, "led", 100)
-    produce(cluster, "t", 100, first=100)
+    produce(cluster.bootstrap, "led", 100)
+    produce(cluster.bootstrap, "t", 100, first=100)
     for victim in (1, 2):
         cluster.nodes[victim].kill()
-        produce(cluster, "t", 10, first=200 + 10 * (victim - 1))
+        produce(cluster.bootstrap, "t", 10, first=200 + 10 * (victim - 1))
         cluster.restart(victim)
         cluster.wait_in_sync("t", "led")
     time.sleep(2)

@@ -19,6 +19,9 @@ KAFKA_CLUSTER_ID = "q1Sh-9_ISia_zwGINzRvyQ"
 class Server:
     """A process made from a server.properties, started and ended any number of times."""
 
+    # The JVM options of Kafka; without, the small and quick ones of the tools.
+    kafka_jvm: list[str] | None = None
+
     def __init__(self, kind: str, directory: Path, config: dict[str, str]):
         self.kind = kind
         self.directory = directory
@@ -82,6 +85,9 @@ class Server:
         kafka = tools.KafkaTools(environment.KAFKA_BROKER_VERSION)
         if not (self.data_dir / "meta.properties").exists():
             run(kafka.command("kafka-storage", "format", "-t", KAFKA_CLUSTER_ID, "-c", str(properties), *self._format_options()))
+        if self.kafka_jvm:
+            jars = environment.java_jars(environment.KAFKA_BROKER_VERSION)
+            return ["java", *self.kafka_jvm, "-cp", f"{jars}/*", "kafka.Kafka", str(properties)]
         return kafka.java("kafka.Kafka", str(properties), heap="512m")
 
     def _format_options(self) -> list[str]:
