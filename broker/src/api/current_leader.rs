@@ -56,7 +56,8 @@ impl CurrentLeaders {
     pub fn find(&mut self, topic: Option<&Topic>, partition: i32) -> Option<CurrentLeader> {
         let state = topic?.partition(partition)?;
         let leader = state.leader?;
-        if let Some(broker) = self.image.broker(leader).cloned() {
+        // A leader that is away is named without an address: the client asks for metadata until another one leads.
+        if let Some(broker) = self.image.broker(leader).filter(|broker| !broker.fenced).cloned() {
             self.add_endpoint(&broker);
         }
         Some(CurrentLeader { leader_id: leader.0, leader_epoch: state.leader_epoch.0 })

@@ -1,0 +1,168 @@
+"""Kafka's tools for those who run a cluster: what ails a topic, moving partitions, electing leaders, asking controllers."""
+
+import json
+import re
+
+import pytest
+from harness.process import wait_until
+from harness.tools import KafkaTools
+from load import produce
+from membership import TOOLS
+
+
+def listed(tools: KafkaTools, option: str) -> set[tuple[str, int]]:
+    """The partitions that kafka-topics shows with a filter."""
+    output = tools.run("kafka-topics", "--describe", option).stdout
+    return {(topic, int(partition)) for topic, partition in re.findall(r"Topic: (\S+)\s+Partition: (\d+)", output)}
+
+
+@pytest.mark.parametrize("version", ["3.9.0", TOOLS])
+def test_topics_are_found_by_what_ails_them(cluster, version):
+    cluster.create_topic("whole", assignment=[[1, 2]])
+    cluster.create_topic("short", assignment=[[1, 2, 3], [2, 1, 3]], min_insync_replicas=2)
+    cluster.create_topic("strict", assignment=[[1, 2, 3]], min_insync_replicas=3)
+    cluster.create_topic("lonely", assignment=[[3]], min_insync_replicas=1)
+    tools = cluster.tools(version)
+    for option in ("--under-replicated-partitions", "--unavailable-partitions", "--under-min-isr-partitions"):
+        assert listed(tools, option) == set(), option
+    cluster.nodes[3].kill()
+    cluster.wait_fenced(3)
+    cluster.wait_for_isr("short", {1, 2})
+    cluster.wait_for_isr("strict", {1, 2})
+    assert listed(tools, "--under-replicated-partitions") == {("short", 0), ("short", 1), ("strict", 0)}
+    assert listed(tools, "--unavailable-partitions") == {("lonely", 0)}
+    assert listed(tools, "--under-min-isr-partitions") == {("strict", 0)}
+    assert listed(tools, "--at-min-isr-partitions") == {("whole", 0), ("short", 0), ("short", 1), ("lonely", 0)}
+    lonely = tools.run("kafka-topics", "--describe", "--topic", "lonely").stdout
+    assert re.search(r"Leader: none\s+Replicas: 3\s+Isr: 3\b", lonely), lonely
+    if cluster.kind == "ottla" and version == TOOLS:
+        strict = tools.run("kafka-topics", "--describe", "--topic", "strict").stdout
+        assert re.search(r"Elr: 3\b", strict), "it still has everything that was acknowledged: " + strict
+    cluster.restart(3)
+    cluster.wait_in_sync("whole", "short", "strict", "lonely")
+    assert listed(tools, "--under-replicated-partitions") == set()
+
+
+def plan(path, *partitions: tuple[str, int, list[int]]) -> str:
+    path.write_text(json.dumps({"version": 1, "partitions": [
+        {"topic": topic, "partition": number, "replicas": replicas} for topic, number, replicas in partitions]}))
+    return str(path)
+
+
+@pytest.mark.parametrize("version", ["3.9.0", TOOLS])
+def test_partitions_are_moved_with_a_throttle_and_back(cluster, version, tmp_path):
+    cluster.create_topic("t", assignment=[[1, 2], [2, 1]])
+    produce(cluster, "t", 1_000)
+    tools = cluster.tools(version)
+
+    topics = tmp_path / "topics.json"
+    topics.write_text(json.dumps({"version": 1, "topics": [{"topic": "t"}]}))
+    generated = tools.run("kafka-reassign-partitions", "--generate", "--broker-list", "2,3",
+                          "--topics-to-move-json-file", str(topics)).stdout
+    current, proposed = [json.loads(line) for line in generated.splitlines() if line.startswith("{")]
+    assert {tuple(one["replicas"]) for one in current["partitions"]} == {(1, 2), (2, 1)}
+    assert all(set(one["replicas"]) == {2, 3} for one in proposed["partitions"])
+
+    forth = plan(tmp_path / "forth.json", ("t", 0, [3, 2]), ("t", 1, [2, 3, 1]))
+    started = tools.run("kafka-reassign-partitions", "--execute", "--throttle", "50000000",
+                        "--reassignment-json-file", forth).stdout
+    assert "Successfully started partition reassignments" in started, started
+
+    def verified() -> str | None:
+        output = tools.run("kafka-reassign-partitions", "--verify", "--reassignment-json-file", forth).stdout
+        return output if output.count("is completed") == 2 else None
+    verified = wait_until(verified, 60, "both partitions are moved", poll_s=1)
+    assert "Clearing broker-level throttles" in verified and "Clearing topic-level throttles" in verified, verified
+    assert "No partition reassignments found" in tools.run("kafka-reassign-partitions", "--list").stdout
+    described = tools.run("kafka-configs", "--describe", "--entity-type", "topics", "--entity-name", "t").stdout
+    assert "throttled" not in described, described
+    found = cluster.nodes[1].metadata("t").topics["t"]
+    assert found[0].replicas == [3, 2] and found[1].replicas == [2, 3, 1]
+    cluster.wait_in_sync("t")
+    produce(cluster, "t", 1_000, first=1_000)
+    assert cluster.check_replicas_equal("t") > 0
+
+
+def test_a_move_to_a_dead_broker_is_cancelled(cluster, tmp_path):
+    cluster.create_topic("t", assignment=[[1, 2]], min_insync_replicas=1)
+    produce(cluster, "t", 1_000)
+    cluster.nodes[3].kill()
+    cluster.wait_fenced(3)
+    tools = cluster.tools(TOOLS)
+    wanted = plan(tmp_path / "plan.json", ("t", 0, [1, 3]))
+    tools.run("kafka-reassign-partitions", "--execute", "--reassignment-json-file", wanted)
+    moving = tools.run("kafka-reassign-partitions", "--list").stdout
+    assert re.search(r"t-0: replicas: 1,3,2\.\s+adding: 3\.\s+removing: 2\.", moving), moving
+    verify = tools.run("kafka-reassign-partitions", "--verify", "--reassignment-json-file", wanted, "--preserve-throttles").stdout
+    assert "still in progress" in verify, verify
+    cancelled = tools.run("kafka-reassign-partitions", "--cancel", "--reassignment-json-file", wanted).stdout
+    assert "Successfully cancelled partition reassignments" in cancelled, cancelled
+    assert "No partition reassignments found" in tools.run("kafka-reassign-partitions", "--list").stdout
+    wait_until(lambda: cluster.partition("t").replicas == [1, 2], 30, "the replicas are what they were")
+    unknown = plan(tmp_path / "unknown.json", ("t", 0, [1, 9]))
+    refused = tools.run("kafka-reassign-partitions", "--execute", "--reassignment-json-file", unknown, check=False)
+    assert refused.returncode != 0
+
+
+def test_an_unclean_leader_is_elected_when_asked(cluster):
+    """The only replica in sync is gone for good; the other one is made leader by hand, without what it lacks."""
+    cluster.create_topic("t", assignment=[[3, 1]], min_insync_replicas=1)
+    cluster.nodes[1].kill()
+    cluster.wait_for_isr("t", {3})
+    produce(cluster, "t", 10)
+    cluster.nodes[3].kill()
+    cluster.restart(1)
+    cluster.wait_fenced(3)
+    wait_until(lambda: (found := cluster.partition("t")) and found.leader == -1, 30, "nobody may lead")
+    tools = cluster.tools(TOOLS)
+    where = ["--topic", "t", "--partition", "0"]
+    refused = tools.run("kafka-leader-election", "--election-type", "preferred", *where, check=False)
+    assert cluster.partition("t").leader == -1, refused.stdout + refused.stderr
+    tools.run("kafka-leader-election", "--election-type", "unclean", *where)
+    cluster.wait_for_leader("t", lambda leader: leader == 1)
+    produce(cluster, "t", 10)
+    cluster.restart(3)
+    cluster.wait_in_sync("t")
+    cluster.check_replicas_equal("t")
+
+
+def test_preferred_leaders_of_all_topics(cluster):
+    for number, topic in enumerate(["a", "b", "c"]):
+        cluster.create_topic(topic, assignment=[[number + 1, (number + 1) % 3 + 1]])
+    cluster.nodes[2].stop()
+    cluster.wait_for_leader("b", lambda leader: leader == 3)
+    cluster.restart(2)
+    cluster.wait_in_sync("a", "b", "c")
+    cluster.tools(TOOLS).run("kafka-leader-election", "--election-type", "preferred", "--all-topic-partitions")
+    for number, topic in enumerate(["a", "b", "c"]):
+        cluster.wait_for_leader(topic, lambda leader: leader == number + 1)
+
+
+def test_controllers_are_asked_directly(cluster):
+    """Tools with --bootstrap-controller (KIP-919)."""
+    cluster.create_topic("t", assignment=[[1, 2, 3]])
+    tools = KafkaTools(TOOLS)
+    controllers = ",".join(node.controller_address for node in cluster.nodes.values())
+    where = ["--bootstrap-controller", controllers]
+    active = cluster.active_controller()
+    status = tools.run("kafka-metadata-quorum", *where, "describe", "--status").stdout
+    assert re.search(rf"LeaderId:\s+{active}\b", status), status
+    replication = tools.run("kafka-metadata-quorum", *where, "describe", "--replication").stdout
+    rows = {int(line.split()[0]): line.split() for line in replication.splitlines() if line[:1].isdigit()}
+    assert sorted(rows) == [1, 2, 3], replication
+    # Id, directory, log end offset, lag, last fetch, last caught up, status.
+    assert len({row[1] for row in rows.values()}) == 3, "each has a directory of its own: " + replication
+    assert all(int(row[2]) > 0 and int(row[4]) > 0 and int(row[5]) > 0 for row in rows.values()), replication
+
+    from_brokers = KafkaTools(TOOLS).run("kafka-cluster", "cluster-id", "--bootstrap-server", cluster.bootstrap).stdout
+    assert tools.run("kafka-cluster", "cluster-id", *where).stdout == from_brokers
+    endpoints = tools.run("kafka-cluster", "list-endpoints", *where).stdout
+    for node in cluster.nodes.values():
+        assert re.search(rf"^{node.id}\s+{node.address}\s+{node.controller_port}\b", endpoints, re.MULTILINE), endpoints
+
+    key = "log.cleaner.threads"
+    of_two = ["--entity-type", "brokers", "--entity-name", "2"]
+    tools.run("kafka-configs", *where, *of_two, "--alter", "--add-config", f"{key}=3")
+    described = KafkaTools(TOOLS).run("kafka-configs", "--bootstrap-server", cluster.bootstrap, *of_two, "--describe").stdout
+    assert f"{key}=3" in described, described
+    assert "metadata.version" in tools.run("kafka-features", *where, "describe").stdout
