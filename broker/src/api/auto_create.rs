@@ -9,7 +9,7 @@ use ottla_raft::requests::{CreateTopicError, CreateTopics, NewTopic};
 
 use super::topic_listing;
 use crate::error_map;
-use crate::group::{self, OFFSETS_TOPIC};
+use crate::group::OFFSETS_TOPIC;
 use crate::node::Broker;
 
 /// How long a change waits to be in force on this broker before it is answered all the same.
@@ -33,7 +33,7 @@ pub async fn create_missing(broker: &Broker, names: Vec<String>) -> BTreeMap<Str
         if topics.len() >= TOPICS_MAX {
             refused.insert(name, ResponseError::LeaderNotAvailable);
         } else if name == OFFSETS_TOPIC {
-            if group::ensure_offsets_topic(&broker.metadata, &broker.config).await.is_err() {
+            if broker.groups.topic.ensure(&broker.metadata, &broker.config).await.is_err() {
                 refused.insert(name, ResponseError::LeaderNotAvailable);
             }
         } else if topic_listing::is_internal(&name) {

@@ -16,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::group_values::str_bytes;
 use super::{Close, RequestContext};
 use crate::error_map;
-use crate::group::{OFFSETS_TOPIC, ensure_offsets_topic};
+use crate::group::OFFSETS_TOPIC;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
@@ -81,7 +81,8 @@ async fn prepare(cx: &RequestContext, key_type: i8) -> Result<(), Refused> {
         |message: &str| Refused { error: ResponseError::InvalidRequest, message: message.to_owned() };
     match key_type {
         GROUP => {
-            ensure_offsets_topic(&cx.broker.metadata, &cx.broker.config).await.map_err(|error| Refused {
+            let topic = &cx.broker.groups.topic;
+            topic.ensure(&cx.broker.metadata, &cx.broker.config).await.map_err(|error| Refused {
                 error: error_map::group(error),
                 message: format!("{OFFSETS_TOPIC} is not available yet"),
             })?;

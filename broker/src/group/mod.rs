@@ -39,7 +39,7 @@ mod subscription;
 mod timers;
 
 pub use offsets_log::{AppendError, OffsetsLog, ReadBatches, ReadError};
-pub use offsets_topic::{OFFSETS_TOPIC, ensure_offsets_topic, partition_for};
+pub use offsets_topic::{OFFSETS_TOPIC, OffsetsTopic, partition_for};
 pub use replicas_log::ReplicasLog;
 pub use requests::*;
 
@@ -66,6 +66,7 @@ pub struct GroupCoordinator {
     rules: Rules,
     codec: Codec,
     log: Arc<dyn OffsetsLog>,
+    pub topic: OffsetsTopic,
     /// The partitions led by this broker.
     shards: RwLock<BTreeMap<i32, Arc<Shard>>>,
     /// Of `__consumer_offsets`, as soon as it exists; as configured before.
@@ -102,6 +103,7 @@ impl GroupCoordinator {
             rules,
             codec,
             log,
+            topic: OffsetsTopic::default(),
             shards: RwLock::default(),
             partitions: AtomicI32::new(config.offsets_topic_partitions.max(1)),
             started: Instant::now(),

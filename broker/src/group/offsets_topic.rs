@@ -6,6 +6,8 @@ use std::time::Duration;
 use ottla_raft::requests::{CreateTopicError, CreateTopics, NewTopic};
 use ottla_raft::{BrokerId, Metadata};
 
+use tokio::time::Instant;
+
 use super::GroupError;
 use crate::config::NodeConfig;
 
@@ -24,12 +26,50 @@ pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
     positive % partitions.max(1)
 }
 
-/// Creates the topic if it is not there, and waits until this broker knows it.
-pub async fn ensure_offsets_topic(metadata: &Metadata, config: &NodeConfig) -> Result<(), GroupError> {
-    let image = metadata.image();
-    if image.topic_by_name(OFFSETS_TOPIC).is_some() {
-        return Ok(());
+/// After an attempt to create the topic that failed, everybody who asks is refused for so long: clients ask again many
+/// times a second.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Sees to it that the topic is there. One attempt at a time, whoever asks.
+#[derive(Debug, Default)]
+pub struct OffsetsTopic {
+    failed: tokio::sync::Mutex<Option<Failed>>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    why: String,
+}
+
+impl OffsetsTopic {
+    /// Creates the topic if it is not there, and waits until this broker knows it.
+    pub async fn ensure(&self, metadata: &Metadata, config: &NodeConfig) -> Result<(), GroupError> {
+        let exists = || metadata.image().topic_by_name(OFFSETS_TOPIC).is_some();
+        if exists() {
+            return Ok(());
+        }
+        let mut failed = self.failed.lock().await;
+        if exists() {
+            return Ok(());
+        }
+        if failed.as_ref().is_some_and(|failed| failed.at.elapsed() < ATTEMPT_PAUSE) {
+            return Err(GroupError::CoordinatorNotAvailable);
+        }
+        let Err(why) = create(metadata, config).await else {
+            *failed = None;
+            return Ok(());
+        };
+        if failed.as_ref().is_none_or(|failed| failed.why != why) {
+            tracing::warn!(%why, "{OFFSETS_TOPIC} cannot be created, so there are no groups; clients keep asking");
+        }
+        *failed = Some(Failed { at: Instant::now(), why });
+        Err(GroupError::CoordinatorNotAvailable)
     }
+}
+
+async fn create(metadata: &Metadata, config: &NodeConfig) -> Result<(), String> {
+    let image = metadata.image();
     let voters = metadata.quorum().voters.into_iter().map(|voter| voter.id);
     let nodes: BTreeSet<BrokerId> = image.brokers.keys().copied().chain(voters).collect();
     let topic = NewTopic {
@@ -43,29 +83,23 @@ pub async fn ensure_offsets_topic(metadata: &Metadata, config: &NodeConfig) -> R
             ("segment.bytes".to_owned(), config.group.offsets_topic_segment_bytes.to_string()),
         ],
     };
-    let results = metadata.submit(CreateTopics { topics: vec![topic], validate_only: false }).await;
-    match results.map(|results| results.into_iter().next().map(|created| created.result)) {
-        Ok(Some(Ok(_) | Err(CreateTopicError::AlreadyExists(_)))) => {}
-        Ok(Some(Err(error))) => {
-            tracing::warn!(%error, "{OFFSETS_TOPIC} could not be created");
-            return Err(GroupError::CoordinatorNotAvailable);
-        }
-        Ok(None) => return Err(GroupError::CoordinatorNotAvailable),
-        Err(error) => {
-            tracing::warn!(%error, "{OFFSETS_TOPIC} could not be created");
-            return Err(GroupError::CoordinatorNotAvailable);
-        }
+    let submitted = metadata.submit(CreateTopics { topics: vec![topic], validate_only: false });
+    let results = submitted.await.map_err(|error| error.to_string())?;
+    match results.into_iter().next().map(|created| created.result) {
+        // Another broker was first.
+        Some(Ok(_) | Err(CreateTopicError::AlreadyExists(_))) => {}
+        Some(Err(error)) => return Err(error.to_string()),
+        None => return Err("the controller gave no answer".to_owned()),
     }
     let mut changes = metadata.changes();
     let known = async {
         while metadata.image().topic_by_name(OFFSETS_TOPIC).is_none() {
-            if changes.changed().await.is_err() {
-                return Err(GroupError::CoordinatorNotAvailable);
-            }
+            changes.changed().await.map_err(|_| "the metadata is stopped".to_owned())?;
         }
         Ok(())
     };
-    tokio::time::timeout(CREATION_WAIT, known).await.unwrap_or(Err(GroupError::CoordinatorNotAvailable))
+    let late = |_| Err("it was created, but is not known here yet".to_owned());
+    tokio::time::timeout(CREATION_WAIT, known).await.unwrap_or_else(late)
 }
 
 #[cfg(test)]
