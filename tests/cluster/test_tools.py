@@ -32,12 +32,16 @@ def test_topics_are_found_by_what_ails_them(cluster, version):
     assert listed(tools, "--under-replicated-partitions") == {("short", 0), ("short", 1), ("strict", 0)}
     assert listed(tools, "--unavailable-partitions") == {("lonely", 0)}
     assert listed(tools, "--under-min-isr-partitions") == {("strict", 0), ("lonely", 0)}
-    assert listed(tools, "--at-min-isr-partitions") == {("whole", 0), ("short", 0), ("short", 1), ("lonely", 0)}
+    # Where eligible leader replicas are known (KIP-966), the last replica in sync is one of them when it is gone.
+    knows_elr = cluster.kind == "ottla"
+    at_min = {("whole", 0), ("short", 0), ("short", 1)} | (set() if knows_elr else {("lonely", 0)})
+    assert listed(tools, "--at-min-isr-partitions") == at_min
     lonely = tools.run("kafka-topics", "--describe", "--topic", "lonely").stdout
-    assert re.search(r"Leader: none\s+Replicas: 3\s+Isr: 3\b", lonely), lonely
-    if cluster.kind == "ottla" and version == TOOLS:
+    assert re.search(rf"Leader: none\s+Replicas: 3\s+Isr: {'' if knows_elr else '3'}\s", lonely), lonely
+    if knows_elr and version == TOOLS:
         strict = tools.run("kafka-topics", "--describe", "--topic", "strict").stdout
         assert re.search(r"Elr: 3\b", strict), "it still has everything that was acknowledged: " + strict
+        assert re.search(r"Elr: 3\b", lonely), lonely
     cluster.restart(3)
     cluster.wait_in_sync("whole", "short", "strict", "lonely")
     assert listed(tools, "--under-replicated-partitions") == set()
@@ -83,14 +87,14 @@ def test_partitions_are_moved_with_a_throttle_and_back(cluster, version, tmp_pat
     assert cluster.check_replicas_equal("t") > 0
 
 
-def test_a_move_to_a_dead_broker_is_cancelled(cluster, tmp_path):
+def test_a_move_that_takes_too_long_is_cancelled(cluster, tmp_path):
     cluster.create_topic("t", assignment=[[1, 2]], min_insync_replicas=1)
-    produce(cluster, "t", 1_000)
-    cluster.nodes[3].kill()
-    cluster.wait_fenced(3)
+    for first in range(0, 20_000, 1_000):
+        produce(cluster, "t", 1_000, first=first)
     tools = cluster.tools(TOOLS)
     wanted = plan(tmp_path / "plan.json", ("t", 0, [1, 3]))
-    tools.run("kafka-reassign-partitions", "--execute", "--reassignment-json-file", wanted)
+    # Many batches at a rate that takes minutes.
+    tools.run("kafka-reassign-partitions", "--execute", "--throttle", "1000", "--reassignment-json-file", wanted)
     moving = tools.run("kafka-reassign-partitions", "--list").stdout
     assert re.search(r"t-0: replicas: 1,3,2\.\s+adding: 3\.\s+removing: 2\.", moving), moving
     verify = tools.run("kafka-reassign-partitions", "--verify", "--reassignment-json-file", wanted, "--preserve-throttles").stdout
@@ -151,7 +155,9 @@ def test_controllers_are_asked_directly(cluster):
     rows = {int(line.split()[0]): line.split() for line in replication.splitlines() if line[:1].isdigit()}
     assert sorted(rows) == [1, 2, 3], replication
     # Id, directory, log end offset, lag, last fetch, last caught up, status.
-    assert len({row[1] for row in rows.values()}) == 3, "each has a directory of its own: " + replication
+    if cluster.kind == "ottla":
+        # Kafka's static quorums do not know them.
+        assert len({row[1] for row in rows.values()}) == 3, "each has a directory of its own: " + replication
     assert all(int(row[2]) > 0 and int(row[4]) > 0 and int(row[5]) > 0 for row in rows.values()), replication
 
     from_brokers = KafkaTools(TOOLS).run("kafka-cluster", "cluster-id", "--bootstrap-server", cluster.bootstrap).stdout

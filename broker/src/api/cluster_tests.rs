@@ -4,12 +4,17 @@
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
 use kafka_protocol::messages::*;
-use ottla_raft::requests::{BrokerHeartbeat, RegisterBroker};
+use ottla_raft::requests::{AssignReplicasToDirs, BrokerHeartbeat, RegisterBroker};
 use ottla_raft::{BrokerEpoch, features};
 use uuid::Uuid;
 
 use super::admin_tests::{Bench, code, name, text, topic};
 use super::*;
+
+/// The id of a broker's log directory.
+fn directory(broker: i32, number: u128) -> Uuid {
+    Uuid::from_u128(broker as u128 * 100 + number)
+}
 
 /// Registered, not running.
 struct OtherBroker {
@@ -31,7 +36,7 @@ impl OtherBroker {
             endpoints: vec![endpoint],
             rack: Some(format!("rack-{id}").into()),
             features: features::supported(),
-            log_dirs: vec![],
+            log_dirs: (0..3).map(|number| directory(id, number)).collect(),
             previous_epoch: None,
         };
         let epoch = bench.broker().metadata.submit(request).await.unwrap().unwrap();
@@ -41,6 +46,11 @@ impl OtherBroker {
     }
 
     async fn beat(&self, bench: &Bench, want_fence: bool) {
+        self.beat_without(bench, want_fence, vec![]).await;
+    }
+
+    /// A heartbeat of a broker some of whose log directories failed.
+    async fn beat_without(&self, bench: &Bench, want_fence: bool, offline_log_dirs: Vec<Uuid>) {
         let metadata = &bench.broker().metadata;
         let beat = BrokerHeartbeat {
             id: ottla_raft::BrokerId(self.id),
@@ -48,7 +58,7 @@ impl OtherBroker {
             metadata_offset: metadata.image().last_offset,
             want_fence,
             want_shut_down: false,
-            offline_log_dirs: vec![],
+            offline_log_dirs,
         };
         let state = metadata.submit(beat).await.unwrap().unwrap();
         assert_eq!(state.is_fenced, want_fence);
@@ -106,7 +116,7 @@ async fn other_brokers_are_seen_until_they_are_fenced() {
     assert_eq!(ids(&shared.offline_replicas), [2]);
     let away = described(&bench, "away").await;
     assert_eq!(away.error_code, code(ResponseError::LeaderNotAvailable));
-    assert_eq!((away.leader_id.0, ids(&away.isr_nodes), ids(&away.offline_replicas)), (-1, vec![2], vec![2]));
+    assert_eq!((away.leader_id.0, ids(&away.isr_nodes), ids(&away.offline_replicas)), (-1, vec![], vec![2]));
 
     let asked = describe_topic_partitions_request::TopicRequest::default().with_name(name("away"));
     let request = DescribeTopicPartitionsRequest::default().with_topics(vec![asked]);
@@ -114,6 +124,7 @@ async fn other_brokers_are_seen_until_they_are_fenced() {
     let away = bench.call(0, &request).await.topics.remove(0).partitions.remove(0);
     assert_eq!(away.error_code, code(ResponseError::LeaderNotAvailable));
     assert_eq!((away.leader_id.0, ids(&away.offline_replicas)), (-1, vec![2]));
+    assert_eq!(away.eligible_leader_replicas.as_deref().map(ids), Some(vec![2]), "it has all that was acknowledged");
     bench.stop().await;
 }
 
@@ -148,6 +159,131 @@ async fn who_asks_the_wrong_broker_is_told_the_right_one() {
     assert_eq!(partition.error_code, code(ResponseError::NotLeaderOrFollower));
     assert_eq!(partition.current_leader.leader_id.0, 2);
     assert_eq!(produced.node_endpoints.iter().map(|node| node.node_id.0).collect::<Vec<_>>(), [2]);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_in_a_failed_directory_are_offline() {
+    let bench = Bench::start(&[]).await;
+    let other = OtherBroker::register(&bench, 2).await;
+    create(&bench, "t", &[1, 2]).await;
+    let id = bench.broker().metadata.image().topic_by_name("t").unwrap().id;
+    let assigned = AssignReplicasToDirs {
+        broker: ottla_raft::BrokerId(2),
+        broker_epoch: other.epoch,
+        assignments: vec![(id, 0, directory(2, 1))],
+    };
+    bench.broker().metadata.submit(assigned).await.unwrap().unwrap();
+    assert_eq!(ids(&described(&bench, "t").await.offline_replicas), [0; 0]);
+    other.beat_without(&bench, false, vec![directory(2, 0)]).await;
+    assert_eq!(ids(&described(&bench, "t").await.offline_replicas), [0; 0]);
+    other.beat_without(&bench, false, vec![directory(2, 0), directory(2, 1)]).await;
+    assert_eq!(ids(&described(&bench, "t").await.offline_replicas), [2]);
+    bench.stop().await;
+}
+
+async fn reassign(
+    bench: &Bench,
+    version: i16,
+    topic: &str,
+    replicas: Option<&[i32]>,
+) -> alter_partition_reassignments_response::AlterPartitionReassignmentsResponse {
+    use alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+    let replicas = replicas.map(|ids| ids.iter().map(|id| BrokerId(*id)).collect());
+    let partition = ReassignablePartition::default().with_partition_index(0).with_replicas(replicas);
+    let topic = ReassignableTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    let request = AlterPartitionReassignmentsRequest::default()
+        .with_timeout_ms(5000)
+        .with_allow_replication_factor_change(version < 1)
+        .with_topics(vec![topic]);
+    bench.call(version, &request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_move_until_it_is_cancelled() {
+    let bench = Bench::start(&[]).await;
+    let _second = OtherBroker::register(&bench, 2).await;
+    create(&bench, "t", &[1]).await;
+    let code_of = |answer: AlterPartitionReassignmentsResponse| {
+        assert_eq!((answer.error_code, answer.error_message), (0, None));
+        answer.responses[0].partitions[0].error_code
+    };
+    let moving = async || {
+        let answer = bench.call(0, &ListPartitionReassignmentsRequest::default().with_topics(None)).await;
+        assert_eq!(answer.error_code, 0);
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions
+            .map(|one| (ids(&one.replicas), ids(&one.adding_replicas), ids(&one.removing_replicas)))
+            .collect::<Vec<_>>()
+    };
+    for (version, topic, replicas, expected) in [
+        (0, "nope", Some(&[1, 2][..]), ResponseError::UnknownTopicOrPartition),
+        (0, "t", Some(&[1, 9]), ResponseError::InvalidReplicaAssignment),
+        (0, "t", Some(&[2, 2]), ResponseError::InvalidReplicaAssignment),
+        (0, "t", Some(&[]), ResponseError::InvalidReplicaAssignment),
+        (1, "t", Some(&[1, 2]), ResponseError::InvalidReplicationFactor),
+        (0, "t", None, ResponseError::NoReassignmentInProgress),
+    ] {
+        let answer = reassign(&bench, version, topic, replicas).await;
+        assert_eq!(code_of(answer), code(expected), "{topic} to {replicas:?}");
+    }
+    assert_eq!(moving().await, []);
+    assert_eq!(code_of(reassign(&bench, 1, "t", Some(&[2])).await), 0);
+    assert_eq!(moving().await, [(vec![2, 1], vec![2], vec![1])]);
+    assert_eq!(code_of(reassign(&bench, 0, "t", None).await), 0);
+    assert_eq!(moving().await, []);
+    let partition = described(&bench, "t").await;
+    assert_eq!((partition.leader_id.0, ids(&partition.replica_nodes)), (1, vec![1]));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_are_elected_as_asked() {
+    let bench = Bench::start(&[]).await;
+    let second = OtherBroker::register(&bench, 2).await;
+    create(&bench, "t", &[2, 1]).await;
+    create(&bench, "alone", &[2]).await;
+    let elect = async |election, topic: &str| {
+        let partitions = elect_leaders_request::TopicPartitions::default()
+            .with_topic(name(topic))
+            .with_partitions(vec![0]);
+        let request = ElectLeadersRequest::default()
+            .with_election_type(election)
+            .with_topic_partitions(Some(vec![partitions]))
+            .with_timeout_ms(5000);
+        let answer = bench.call(2, &request).await;
+        assert_eq!(answer.error_code, 0);
+        answer.replica_election_results[0].partition_result[0].error_code
+    };
+    let (preferred, unclean) = (0, 1);
+    assert_eq!(elect(preferred, "t").await, code(ResponseError::ElectionNotNeeded));
+    second.beat(&bench, true).await;
+    assert_eq!(elect(preferred, "t").await, code(ResponseError::PreferredLeaderNotAvailable));
+    assert_eq!(elect(unclean, "t").await, code(ResponseError::ElectionNotNeeded), "1 leads");
+    assert_eq!(elect(unclean, "alone").await, code(ResponseError::EligibleLeadersNotAvailable));
+    assert_eq!(elect(unclean, "nope").await, code(ResponseError::UnknownTopicOrPartition));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_wait_for_as_many_brokers_as_their_topic_needs() {
+    let bench = Bench::start(&[("offsets.topic.replication.factor", "3")]).await;
+    let find = async || {
+        let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text("g")]);
+        bench.call(4, &request).await.coordinators.remove(0).error_code
+    };
+    let _second = OtherBroker::register(&bench, 2).await;
+    assert_eq!(find().await, code(ResponseError::CoordinatorNotAvailable));
+    assert!(bench.broker().metadata.image().topic_by_name(crate::group::OFFSETS_TOPIC).is_none());
+    let _third = OtherBroker::register(&bench, 3).await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while find().await != 0 {
+        assert!(std::time::Instant::now() < deadline, "the refusal of a moment ago is over");
+        tokio::task::yield_now().await;
+    }
+    let image = bench.broker().metadata.image();
+    let topic = image.topic_by_name(crate::group::OFFSETS_TOPIC).unwrap();
+    assert!(topic.partitions.iter().all(|partition| partition.replicas.len() == 3));
     bench.stop().await;
 }
 

@@ -49,9 +49,15 @@ pub fn leader(
     }
 }
 
+/// Replicas whose broker is away, or whose log directory is.
 pub fn offline_replicas(image: &Image, listener: &str, partition: &Partition) -> Vec<WireBrokerId> {
-    let offline = partition.replicas.iter().filter(|id| !is_reachable(image, listener, **id));
-    offline.map(|id| WireBrokerId(id.0)).collect()
+    let has_directory = |index: usize, id: BrokerId| {
+        let directory = partition.directories.get(index).copied().unwrap_or_default();
+        image.broker(id).is_some_and(|broker| broker.has_directory(directory))
+    };
+    let replicas = partition.replicas.iter().copied().enumerate();
+    let offline = replicas.filter(|(index, id)| !is_reachable(image, listener, *id) || !has_directory(*index, *id));
+    offline.map(|(_, id)| WireBrokerId(id.0)).collect()
 }
 
 pub const NO_LEADER: WireBrokerId = WireBrokerId(-1);
