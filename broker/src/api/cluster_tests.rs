@@ -124,7 +124,11 @@ async fn other_brokers_are_seen_until_they_are_fenced() {
     let away = bench.call(0, &request).await.topics.remove(0).partitions.remove(0);
     assert_eq!(away.error_code, code(ResponseError::LeaderNotAvailable));
     assert_eq!((away.leader_id.0, ids(&away.offline_replicas)), (-1, vec![2]));
-    assert_eq!(away.eligible_leader_replicas.as_deref().map(ids), Some(vec![2]), "it has all that was acknowledged");
+    assert_eq!(
+        away.eligible_leader_replicas.as_deref().map(ids),
+        Some(vec![2]),
+        "it has all that was acknowledged"
+    );
     bench.stop().await;
 }
 

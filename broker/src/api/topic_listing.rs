@@ -56,7 +56,8 @@ pub fn offline_replicas(image: &Image, listener: &str, partition: &Partition) ->
         image.broker(id).is_some_and(|broker| broker.has_directory(directory))
     };
     let replicas = partition.replicas.iter().copied().enumerate();
-    let offline = replicas.filter(|(index, id)| !is_reachable(image, listener, *id) || !has_directory(*index, *id));
+    let offline =
+        replicas.filter(|(index, id)| !is_reachable(image, listener, *id) || !has_directory(*index, *id));
     offline.map(|(_, id)| WireBrokerId(id.0)).collect()
 }
 
