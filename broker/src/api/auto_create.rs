@@ -33,7 +33,7 @@ pub async fn create_missing(broker: &Broker, names: Vec<String>) -> BTreeMap<Str
         if topics.len() >= TOPICS_MAX {
             refused.insert(name, ResponseError::LeaderNotAvailable);
         } else if name == OFFSETS_TOPIC {
-            if broker.groups.topic.ensure(&broker.metadata, &broker.config).await.is_err() {
+            if broker.groups.ensure_topic(&broker.metadata, &broker.config).await.is_err() {
                 refused.insert(name, ResponseError::LeaderNotAvailable);
             }
         } else if topic_listing::is_internal(&name) {

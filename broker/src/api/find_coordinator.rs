@@ -81,8 +81,8 @@ async fn prepare(cx: &RequestContext, key_type: i8) -> Result<(), Refused> {
         |message: &str| Refused { error: ResponseError::InvalidRequest, message: message.to_owned() };
     match key_type {
         GROUP => {
-            let topic = &cx.broker.groups.topic;
-            topic.ensure(&cx.broker.metadata, &cx.broker.config).await.map_err(|error| Refused {
+            let ensured = cx.broker.groups.ensure_topic(&cx.broker.metadata, &cx.broker.config);
+            ensured.await.map_err(|error| Refused {
                 error: error_map::group(error),
                 message: format!("{OFFSETS_TOPIC} is not available yet"),
             })?;

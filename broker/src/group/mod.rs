@@ -39,15 +39,17 @@ mod subscription;
 mod timers;
 
 pub use offsets_log::{AppendError, OffsetsLog, ReadBatches, ReadError};
-pub use offsets_topic::{OFFSETS_TOPIC, OffsetsTopic, partition_for};
+pub use offsets_topic::{OFFSETS_TOPIC, partition_for};
+
 pub use replicas_log::ReplicasLog;
 pub use requests::*;
 
 use crate::clock;
-use crate::config::GroupConfig;
+use crate::config::{GroupConfig, NodeConfig};
 use decide::{Answer, Effects, Now, Rules};
 use load::LoadError;
 use machine::Machine;
+use offsets_topic::OffsetsTopic;
 use shard::{Core, Job, Kind, NextAppend, Shard, Status};
 use state::Token;
 
@@ -66,7 +68,7 @@ pub struct GroupCoordinator {
     rules: Rules,
     codec: Codec,
     log: Arc<dyn OffsetsLog>,
-    pub topic: OffsetsTopic,
+    topic: OffsetsTopic,
     /// The partitions led by this broker.
     shards: RwLock<BTreeMap<i32, Arc<Shard>>>,
     /// Of `__consumer_offsets`, as soon as it exists; as configured before.
@@ -129,6 +131,11 @@ impl GroupCoordinator {
     /// As [`GroupCoordinator::await_loaded`], for all groups of this broker.
     pub fn await_all_loaded(&self) -> BoxFuture<'static, ()> {
         await_shards(self.all_shards()).boxed()
+    }
+
+    /// Creates `__consumer_offsets` if it is not there, and waits until this broker knows it.
+    pub async fn ensure_topic(&self, metadata: &Metadata, config: &NodeConfig) -> Result<(), GroupError> {
+        self.topic.ensure(metadata, config, Instant::now()).await
     }
 
     /// Holds an answer that names this broker as a coordinator until it knows that it is one.

@@ -43,8 +43,13 @@ struct Failed {
 }
 
 impl OffsetsTopic {
-    /// Creates the topic if it is not there, and waits until this broker knows it.
-    pub async fn ensure(&self, metadata: &Metadata, config: &NodeConfig) -> Result<(), GroupError> {
+    /// Creates the topic if it is not there, and waits until this broker knows it. `now` is the caller's.
+    pub async fn ensure(
+        &self,
+        metadata: &Metadata,
+        config: &NodeConfig,
+        now: Instant,
+    ) -> Result<(), GroupError> {
         let exists = || metadata.image().topic_by_name(OFFSETS_TOPIC).is_some();
         if exists() {
             return Ok(());
@@ -53,7 +58,7 @@ impl OffsetsTopic {
         if exists() {
             return Ok(());
         }
-        if failed.as_ref().is_some_and(|failed| failed.at.elapsed() < ATTEMPT_PAUSE) {
+        if failed.as_ref().is_some_and(|failed| now < failed.at + ATTEMPT_PAUSE) {
             return Err(GroupError::CoordinatorNotAvailable);
         }
         let Err(why) = create(metadata, config).await else {
@@ -63,7 +68,7 @@ impl OffsetsTopic {
         if failed.as_ref().is_none_or(|failed| failed.why != why) {
             tracing::warn!(%why, "{OFFSETS_TOPIC} cannot be created, so there are no groups; clients keep asking");
         }
-        *failed = Some(Failed { at: Instant::now(), why });
+        *failed = Some(Failed { at: now, why });
         Err(GroupError::CoordinatorNotAvailable)
     }
 }
