@@ -90,10 +90,15 @@ pub fn decide_partition_change(
     let mut target = Target::new(state, proposal);
     target.complete_reassignment();
     if target.isr.is_empty() && !rules.elr {
-        target.isr = state.isr.to_vec();
+        let is_replica = |id: &BrokerId| target.replicas.contains(id);
+        target.isr = state.isr.iter().copied().filter(is_replica).collect();
     }
     target.update_elr(state, proposal.unclean_shutdown, rules);
     target.elect(state, proposal.election, rules);
+    if target.isr.is_empty() && !rules.elr {
+        // A cancelled reassignment whose old replicas are all dead and none in sync; the caller accepted the loss.
+        target.isr.extend(target.replicas.first());
+    }
     target.update_last_leader(state, rules);
     let directories = directories(state, &target.replicas, proposal.directory, rules);
     target.change_from(topic, partition, state, directories)
