@@ -9,6 +9,7 @@ nodes. The rest is as in compare.py.
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
@@ -98,6 +99,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the full load")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "compare")
     parser.add_argument("--only", choices=["kafka", "ottla"], help="one of them, no table: for work on it")
+    parser.add_argument("--shared-machine", action="store_true",
+                        help="leave memory to others: first uses of pages cost, and whoever writes first pays for them")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     binary = arguments.out / "load"
@@ -106,7 +109,8 @@ def main() -> None:
     rounds: dict[str, list] = {kind: [] for kind in kinds}
     directory = Path(tempfile.mkdtemp(prefix="ottla-compare-", dir=arguments.out))
     try:
-        with steady_memory(directory) as refill:
+        steady = contextlib.nullcontext(settle) if arguments.shared_machine else steady_memory(directory)
+        with steady as refill:
             for number in range(arguments.rounds):
                 for kind in kinds:
                     print(f"round {number + 1} of {arguments.rounds}: {kind}", file=sys.stderr, flush=True)
