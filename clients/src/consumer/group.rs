@@ -122,6 +122,15 @@ impl GroupConsumer {
         &self.owned
     }
 
+    /// Of the last join; -1 before the first.
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    pub fn member_id(&self) -> &str {
+        &self.member_id
+    }
+
     /// Where the caller is in each partition: all before it has been handed out and counted as read.
     pub fn consumed(&self) -> &BTreeMap<TopicPartition, i64> {
         &self.consumed
