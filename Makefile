@@ -13,6 +13,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets
+.PHONY: sim sim-short sim-build
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short stock
@@ -123,3 +124,21 @@ compare-cluster: setup
 	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
 	$(CARGO) build --release -p ottla
 	$(TEST_ENV)/python/bin/python benches/compare/three_nodes.py $(COMPARE_ARGS)
+
+# Whole clusters, simulated: see tests/sim/src/main.rs. Built with flags and into a directory of its own.
+SIM := $(abspath target/sim)/sim/ottla-sim
+sim-build:
+	$(BEGIN)
+	cd tests/sim && $(CARGO) build --profile sim
+
+# SEEDS seeds (100), from SIM_FROM (1); SIM_ARGS="--shape three" and the like.
+sim: sim-build
+	$(BEGIN)
+	$(SIM) --seeds $(or $(SEEDS),100) --from $(or $(SIM_FROM),1) $(SIM_ARGS)
+
+# The checkers' own tests, the same seed twice, and a minute or so of seeds.
+sim-short: sim-build
+	$(BEGIN)
+	cd tests/sim && $(CARGO) test --profile sim
+	$(SIM) same --seeds 1
+	$(SIM) --seeds $(or $(SEEDS),24) $(SIM_ARGS)

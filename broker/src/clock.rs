@@ -1,18 +1,23 @@
 //! The clock: the only place of the broker that reads the time of day. How long something takes is measured with
 //! `tokio::time::Instant`, which a simulation runs as it likes.
 
-use ottla_batch::TimestampMs;
-
-/// The wall clock. Before 1970 it is 0.
 #[cfg(not(ottla_sim))]
-pub fn now() -> TimestampMs {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    TimestampMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
+pub use real::now;
 #[cfg(ottla_sim)]
 pub use simulated::{now, set_error_of_this_host};
+
+#[cfg(not(ottla_sim))]
+mod real {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use ottla_batch::TimestampMs;
+
+    /// The wall clock. Before 1970 it is 0.
+    pub fn now() -> TimestampMs {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        TimestampMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
 
 /// The simulation's time, off by as much as the clock of the simulated host is wrong.
 #[cfg(ottla_sim)]

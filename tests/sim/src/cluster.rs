@@ -66,7 +66,6 @@ pub enum Death {
 /// One node's machine.
 pub struct Machine {
     pub id: i32,
-    pub roles: Roles,
     pub disk: SimulatedDisk,
     overrides: Vec<(String, String)>,
     store: RefCell<Arc<MemoryStore>>,
@@ -118,7 +117,6 @@ impl Machine {
         overrides.extend(layout.overrides.iter().cloned());
         Machine {
             id,
-            roles,
             disk: SimulatedDisk::new(),
             overrides,
             store: RefCell::new(Arc::new(MemoryStore::new())),

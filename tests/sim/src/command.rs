@@ -71,18 +71,19 @@ pub fn main() -> ExitCode {
 fn one(cli: &Cli, seed: u64) -> ExitCode {
     let (shape, log, digest) = (cli.shape, cli.log, cli.digest);
     let began = Instant::now();
-    let simulated = std::thread::Builder::new().name("simulation".to_owned()).stack_size(64 << 20).spawn(move || {
-        let plan = Plan::draw(seed, shape);
-        entropy::seed(seed);
-        match (log, digest) {
-            (true, _) => {
-                eprintln!("{plan:#?}");
-                (trace::logged(|| simulate(&plan)), String::new())
+    let simulated =
+        std::thread::Builder::new().name("simulation".to_owned()).stack_size(64 << 20).spawn(move || {
+            let plan = Plan::draw(seed, shape);
+            entropy::seed(seed);
+            match (log, digest) {
+                (true, _) => {
+                    eprintln!("{plan:#?}");
+                    (trace::logged(|| simulate(&plan)), String::new())
+                }
+                (false, true) => trace::digested(|| simulate(&plan)),
+                (false, false) => (simulate(&plan), String::new()),
             }
-            (false, true) => trace::digested(|| simulate(&plan)),
-            (false, false) => (simulate(&plan), String::new()),
-        }
-    });
+        });
     let simulated = match simulated {
         Ok(thread) => thread.join(),
         Err(error) => {

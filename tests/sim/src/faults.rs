@@ -5,32 +5,62 @@
 
 use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::Rng;
 
 use crate::cluster::Death;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
     /// The process dies, and starts again at the end.
-    Death { node: i32, death: Death, seed: u64 },
+    Death {
+        node: i32,
+        death: Death,
+        seed: u64,
+    },
     /// All of them at once.
-    Blackout { seed: u64 },
+    Blackout {
+        seed: u64,
+    },
     /// A controlled shutdown, and a start at the end.
-    Restart { node: i32 },
+    Restart {
+        node: i32,
+    },
     /// What is sent on the links between the two sides waits until the end, as behind a router that comes back.
-    Held { links: Vec<(i32, i32)> },
+    Held {
+        links: Vec<(i32, i32)>,
+    },
     /// What is sent is lost, and connecting is refused.
-    Cut { links: Vec<(i32, i32)> },
+    Cut {
+        links: Vec<(i32, i32)>,
+    },
     /// What is sent from the first to the second is lost.
-    CutOneWay { links: Vec<(i32, i32)> },
-    Delayed { links: Vec<(i32, i32)>, delay: Duration },
-    ClockStep { node: i32, error_ms: i64 },
-    SlowDisk { node: i32, sync_max: Duration, seed: u64 },
-    FullDisk { node: i32, room: u64 },
+    CutOneWay {
+        links: Vec<(i32, i32)>,
+    },
+    Delayed {
+        links: Vec<(i32, i32)>,
+        delay: Duration,
+    },
+    ClockStep {
+        node: i32,
+        error_ms: i64,
+    },
+    SlowDisk {
+        node: i32,
+        sync_max: Duration,
+        seed: u64,
+    },
+    FullDisk {
+        node: i32,
+        room: u64,
+    },
     /// One write or sync fails.
-    BrokenDisk { node: i32, in_operations: u64 },
+    BrokenDisk {
+        node: i32,
+        in_operations: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +106,9 @@ pub fn plan(
             0..=4 if is_up => Some(Fault::Death { node, death: Death::PowerCut, seed: random.random() }),
             5..=8 if is_up => Some(Fault::Death { node, death: Death::Kill, seed: random.random() }),
             9..=10 if is_up => Some(Fault::Restart { node }),
-            11 if down.iter().all(|(_, until)| *until < at) => Some(Fault::Blackout { seed: random.random() }),
+            11 if down.iter().all(|(_, until)| *until < at) => {
+                Some(Fault::Blackout { seed: random.random() })
+            }
             12..=14 => Some(Fault::SlowDisk {
                 node,
                 sync_max: Duration::from_millis(random.random_range(20..1_500)),
@@ -159,7 +191,9 @@ mod tests {
             assert_eq!(planned, draw(seed));
             for fault in planned {
                 assert!(seconds(5) <= fault.begin && fault.begin < fault.end && fault.end <= seconds(45));
-                kinds.insert(format!("{:?}", fault.fault).split([' ', '{']).next().unwrap_or_default().to_owned());
+                kinds.insert(
+                    format!("{:?}", fault.fault).split([' ', '{']).next().unwrap_or_default().to_owned(),
+                );
             }
         }
         assert_eq!(kinds.len(), 11, "{kinds:?}");

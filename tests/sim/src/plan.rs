@@ -15,10 +15,10 @@ use crate::workload::producer::Producing;
 
 /// From the start until every node must serve and the topics must be there.
 pub const FORM_MAX: Duration = Duration::from_secs(20);
-/// When the first fault may begin.
-const FAULTS_FROM: Duration = Duration::from_secs(6);
-/// When everything is healed.
-const HEALED_AT: Duration = Duration::from_secs(50);
+/// When the first fault may begin; times of a plan are counted from when the topics are there.
+const FAULTS_FROM: Duration = Duration::from_secs(2);
+/// When everything is healed: with what follows, a minute in all.
+const HEALED_AT: Duration = Duration::from_secs(58);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {

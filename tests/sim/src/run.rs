@@ -64,7 +64,14 @@ pub fn simulate(plan: &Plan) -> Outcome {
     let phase = Rc::new(Phase::default());
     let machines = start_machines(&mut sim, plan);
     start_clients(&mut sim, plan, &world, &phase);
-    let mut harness = Harness { plan, world: world.clone(), machines, next_fault: 0, healing: Vec::new() };
+    let mut harness = Harness {
+        plan,
+        world: world.clone(),
+        machines,
+        set_up_at: Duration::ZERO,
+        next_fault: 0,
+        healing: Vec::new(),
+    };
     harness.drive(&mut sim, &phase);
     world.finish();
     Outcome {
@@ -102,7 +109,10 @@ fn start_clients(sim: &mut Sim<'_>, plan: &Plan, world: &Rc<World>, phase: &Rc<P
     }
     let mut clients: Vec<(String, std::pin::Pin<Box<dyn Future<Output = ()>>>)> = Vec::new();
     for spec in &plan.producers {
-        clients.push((format!("producer-{}", spec.number), Box::pin(producer::run(world.clone(), spec.clone()))));
+        clients.push((
+            format!("producer-{}", spec.number),
+            Box::pin(producer::run(world.clone(), spec.clone())),
+        ));
     }
     for number in 0..plan.readers {
         let work = reader::run(world.clone(), number, plan.topics.clone());
@@ -152,6 +162,8 @@ struct Harness<'a> {
     plan: &'a Plan,
     world: Rc<World>,
     machines: Vec<Rc<Machine>>,
+    /// The plan's times are counted from when the topics were there.
+    set_up_at: Duration,
     next_fault: usize,
     healing: Vec<Healing>,
 }
@@ -167,6 +179,7 @@ impl Harness<'_> {
                 return;
             }
             let now = sim.elapsed();
+            self.world.now.set(now);
             if now >= next_probe {
                 next_probe = now + PROBE_EVERY;
                 probe.look(&self.world, &self.machines);
@@ -176,13 +189,15 @@ impl Harness<'_> {
                 next_replicas = now + PROBE_REPLICAS_EVERY;
                 probe.compare_replicas(&self.world, &self.machines);
             }
-            if !phase.set_up.get() && now > FORM_MAX {
-                self.object("a cluster forms", format!("no topics after {FORM_MAX:?}"));
-                return;
-            }
-            if !phase.healed.get() {
+            if !phase.set_up.get() {
+                if now > FORM_MAX {
+                    self.object("a cluster forms", format!("no topics after {FORM_MAX:?}"));
+                    return;
+                }
+                self.set_up_at = now;
+            } else if !phase.healed.get() {
                 self.break_and_mend(sim, now);
-                if now >= self.plan.healed_at {
+                if now >= self.healed_at() {
                     self.mend_everything(sim);
                     self.world.working.set(false);
                     phase.healed.set(true);
@@ -193,8 +208,11 @@ impl Harness<'_> {
                 probe.compare_replicas(&self.world, &self.machines);
                 return;
             }
-            if now > self.plan.healed_at + FINISH_MAX {
-                self.object("clients come to an end", format!("{} clients still run", self.world.clients.get()));
+            if now > self.healed_at() + FINISH_MAX {
+                self.object(
+                    "clients come to an end",
+                    format!("{} clients still run", self.world.clients.get()),
+                );
                 return;
             }
             // Beyond the first few there is nothing to learn.
@@ -202,6 +220,10 @@ impl Harness<'_> {
                 return;
             }
         }
+    }
+
+    fn healed_at(&self) -> Duration {
+        self.set_up_at + self.plan.healed_at
     }
 
     fn object(&self, checker: &str, what: String) {
@@ -232,7 +254,7 @@ impl Harness<'_> {
                 self.kill(sim, &machine, Death::Kill, 0);
                 let fault = Fault::Death { node: machine.id, death: Death::Kill, seed: 0 };
                 self.healing.push(Healing { at: now + REPAIR_AFTER, fault });
-                if now >= self.plan.healed_at {
+                if now >= self.healed_at() {
                     self.object("a healthy node goes on", format!("node {} stopped itself", machine.id));
                 }
             }
@@ -245,11 +267,15 @@ impl Harness<'_> {
     }
 
     fn break_and_mend(&mut self, sim: &mut Sim<'_>, now: Duration) {
-        while let Some(planned) = self.plan.faults.get(self.next_fault).filter(|planned| planned.begin <= now) {
+        let time = now - self.set_up_at;
+        while let Some(planned) =
+            self.plan.faults.get(self.next_fault).filter(|planned| planned.begin <= time)
+        {
             self.next_fault += 1;
-            tracing::info!(fault = ?planned.fault, until = ?planned.end, "fault");
+            let at = self.set_up_at + planned.end;
+            tracing::info!(fault = ?planned.fault, until = ?at, "fault");
             self.break_it(sim, &planned.fault);
-            self.healing.push(Healing { at: planned.end, fault: planned.fault.clone() });
+            self.healing.push(Healing { at, fault: planned.fault.clone() });
         }
     }
 
@@ -263,7 +289,9 @@ impl Harness<'_> {
             }
             Fault::Restart { node } => self.machine(*node).tell_to_stop(),
             Fault::Held { links } => links.iter().for_each(|(a, b)| sim.hold(host_name(*a), host_name(*b))),
-            Fault::Cut { links } => links.iter().for_each(|(a, b)| sim.partition(host_name(*a), host_name(*b))),
+            Fault::Cut { links } => {
+                links.iter().for_each(|(a, b)| sim.partition(host_name(*a), host_name(*b)))
+            }
             Fault::CutOneWay { links } => {
                 links.iter().for_each(|(a, b)| sim.partition_oneway(host_name(*a), host_name(*b)));
             }
@@ -301,7 +329,9 @@ impl Harness<'_> {
                 self.start(sim, &machine);
             }
             Fault::Blackout { .. } => self.machines.iter().for_each(|machine| self.start(sim, machine)),
-            Fault::Held { links } => links.iter().for_each(|(a, b)| sim.release(host_name(*a), host_name(*b))),
+            Fault::Held { links } => {
+                links.iter().for_each(|(a, b)| sim.release(host_name(*a), host_name(*b)))
+            }
             Fault::Cut { links } => links.iter().for_each(|(a, b)| sim.repair(host_name(*a), host_name(*b))),
             Fault::CutOneWay { links } => {
                 links.iter().for_each(|(a, b)| sim.repair_oneway(host_name(*a), host_name(*b)));

@@ -21,6 +21,8 @@ pub struct World {
     checkers: RefCell<Vec<Box<dyn Checker>>>,
     violations: RefCell<Vec<Violation>>,
     events: Cell<u64>,
+    /// Simulated time, as of the last step.
+    pub now: Cell<Duration>,
     bootstrap: Vec<String>,
     /// Workloads go on as long as this is set.
     pub working: Cell<bool>,
@@ -36,6 +38,7 @@ impl World {
             checkers: RefCell::new(check::all()),
             violations: RefCell::default(),
             events: Cell::new(0),
+            now: Cell::default(),
             bootstrap,
             working: Cell::new(true),
             clients: Cell::new(0),
@@ -65,7 +68,7 @@ impl World {
 
     pub fn object(&self, checker: &str, what: String) {
         tracing::error!(checker, what, "violation");
-        let at = turmoil::sim_elapsed().unwrap_or_default();
+        let at = self.now.get();
         self.violations.borrow_mut().push(Violation { checker: checker.to_owned(), at, what });
     }
 

@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(objects(Groups::default(), &moved), None);
         let two_owners = [assigned(1, "a", 0), assigned(1, "b", 0)];
         assert_eq!(objects(Groups::default(), &two_owners), Some(1));
-        let forward = [asked(1), seen(1, None), committed(5), asked(2), seen(2, Some(5)), asked(3), seen(3, Some(7))];
+        let forward =
+            [asked(1), seen(1, None), committed(5), asked(2), seen(2, Some(5)), asked(3), seen(3, Some(7))];
         assert_eq!(objects(Groups::default(), &forward), None);
         let overtaken = [committed(5), asked(1), committed(7), seen(1, Some(5))];
         assert_eq!(objects(Groups::default(), &overtaken), None, "it was asked before");

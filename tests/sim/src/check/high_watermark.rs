@@ -30,7 +30,9 @@ impl Checker for HighWatermark {
             }
             // Nothing is compacted or deleted here: reads have no gaps.
             if offset != next {
-                return Err(format!("{reader} was handed offset {offset} of {partition:?} instead of {next}"));
+                return Err(format!(
+                    "{reader} was handed offset {offset} of {partition:?} instead of {next}"
+                ));
             }
             *next = offset + 1;
         }

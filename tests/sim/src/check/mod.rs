@@ -93,7 +93,12 @@ mod testing {
     }
 
     pub fn read(reader: &str, records: &[(i64, RecordId)], high_watermark: i64) -> Event {
-        Event::Read { reader: reader.to_owned(), partition: partition(0), records: records.to_vec(), high_watermark }
+        Event::Read {
+            reader: reader.to_owned(),
+            partition: partition(0),
+            records: records.to_vec(),
+            high_watermark,
+        }
     }
 
     pub fn at_the_end(records: &[(i64, RecordId)]) -> Event {

@@ -45,8 +45,17 @@ mod tests {
     fn it_fires() {
         let fine = [acked(1, 0, 9, Acks::Leader), acked(1, 0, 10, Acks::All), read("a", &[(0, 10)], 1)];
         assert_eq!(objects(Offsets::default(), &fine), None);
-        assert_eq!(objects(Offsets::default(), &[acked(1, 0, 10, Acks::All), read("a", &[(0, 11)], 1)]), Some(1));
-        assert_eq!(objects(Offsets::default(), &[read("a", &[(0, 10)], 1), read("b", &[(0, 11)], 1)]), Some(1));
-        assert_eq!(objects(Offsets::default(), &[acked(1, 0, 10, Acks::All), acked(2, 0, 11, Acks::All)]), Some(1));
+        assert_eq!(
+            objects(Offsets::default(), &[acked(1, 0, 10, Acks::All), read("a", &[(0, 11)], 1)]),
+            Some(1)
+        );
+        assert_eq!(
+            objects(Offsets::default(), &[read("a", &[(0, 10)], 1), read("b", &[(0, 11)], 1)]),
+            Some(1)
+        );
+        assert_eq!(
+            objects(Offsets::default(), &[acked(1, 0, 10, Acks::All), acked(2, 0, 11, Acks::All)]),
+            Some(1)
+        );
     }
 }

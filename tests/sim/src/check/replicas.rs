@@ -54,12 +54,16 @@ mod tests {
 
     #[test]
     fn it_fires() {
-        let fine = [replica(1, &[(0, 7), (5, 8)]), replica(2, &[(0, 7)]), replica(2, &[(0, 7), (5, 8), (9, 9)])];
+        let fine =
+            [replica(1, &[(0, 7), (5, 8)]), replica(2, &[(0, 7)]), replica(2, &[(0, 7), (5, 8), (9, 9)])];
         assert_eq!(objects(Replicas::default(), &fine), None);
         assert_eq!(objects(Replicas::default(), &[replica(1, &[(0, 7)]), replica(2, &[(0, 8)])]), Some(1));
         let hole = [replica(1, &[(0, 7), (5, 8), (9, 9)]), replica(2, &[(0, 7), (9, 9)])];
         assert_eq!(objects(Replicas::default(), &hole), Some(1));
         let split = [replica(1, &[(0, 7), (9, 9)]), replica(2, &[(0, 7), (5, 8), (9, 9)])];
-        assert_eq!(objects(Replicas::default(), &[split[0].clone(), split[1].clone(), split[0].clone()]), Some(2));
+        assert_eq!(
+            objects(Replicas::default(), &[split[0].clone(), split[1].clone(), split[0].clone()]),
+            Some(2)
+        );
     }
 }

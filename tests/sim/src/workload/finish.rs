@@ -59,7 +59,13 @@ pub async fn produce_again(world: &Rc<World>, topics: &[WorkTopic]) {
                         if let Some(offset) = delivered.offset {
                             let acks = crate::check::Acks::All;
                             let producer = LAST_PRODUCER;
-                            world.tell(Event::Acked { producer, partition: partition.clone(), offset, id, acks });
+                            world.tell(Event::Acked {
+                                producer,
+                                partition: partition.clone(),
+                                offset,
+                                id,
+                                acks,
+                            });
                         }
                         waiting.borrow_mut().retain(|other| *other != partition);
                     }
@@ -71,7 +77,8 @@ pub async fn produce_again(world: &Rc<World>, topics: &[WorkTopic]) {
         producer.close().await;
     };
     if tokio::time::timeout(PRODUCE_AGAIN_MAX, produce).await.is_err() {
-        let text = format!("{:?} take no record {PRODUCE_AGAIN_MAX:?} after the last fault", waiting.borrow());
+        let text =
+            format!("{:?} take no record {PRODUCE_AGAIN_MAX:?} after the last fault", waiting.borrow());
         world.object(LIVENESS, text);
     }
 }
@@ -87,8 +94,7 @@ pub async fn read_everything(world: &Rc<World>, topics: &[WorkTopic]) {
 }
 
 async fn ends(cluster: &Cluster, partitions: &[TopicPartition]) -> BTreeMap<TopicPartition, i64> {
-    let wanted: Vec<_> =
-        partitions.iter().map(|partition| (partition.clone(), OffsetSpec::Latest)).collect();
+    let wanted: Vec<_> = partitions.iter().map(|partition| (partition.clone(), OffsetSpec::Latest)).collect();
     loop {
         match admin::list_offsets(cluster, &wanted).await {
             Ok(ends) if ends.len() == partitions.len() => {
@@ -118,7 +124,9 @@ async fn read_to_the_end(
             break;
         }
         let mut fetcher = Fetcher::new(cluster.clone(), fetch_config());
-        fetcher.assign(positions.iter().filter(|(p, _)| left.contains_key(*p)).map(|(p, o)| (p.clone(), *o)).collect());
+        fetcher.assign(
+            positions.iter().filter(|(p, _)| left.contains_key(*p)).map(|(p, o)| (p.clone(), *o)).collect(),
+        );
         while !left.is_empty() {
             match tokio::time::timeout(Duration::from_secs(5), fetcher.next()).await {
                 Ok(Ok(fetched)) => {

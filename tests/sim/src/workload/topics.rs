@@ -23,7 +23,12 @@ fn exists_after_create(outcome: &Result<(), ClientError>) -> Option<bool> {
     }
 }
 
-async fn create(cluster: &Cluster, name: &str, partitions: i32, replication_factor: i16) -> Result<(), ClientError> {
+async fn create(
+    cluster: &Cluster,
+    name: &str,
+    partitions: i32,
+    replication_factor: i16,
+) -> Result<(), ClientError> {
     let topic = NewTopic {
         name: name.to_owned(),
         partitions: Some(partitions),
