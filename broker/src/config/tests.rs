@@ -182,6 +182,75 @@ fn listeners_are_read_as_kafka_reads_them() {
     );
 }
 
+/// Three lines that make a node part of a cluster.
+fn member(id: i32, roles: &str, listeners: &str) -> String {
+    format!(
+        "node.id={id}\nprocess.roles={roles}\nlisteners={listeners}\n\
+         controller.quorum.voters=1@a:9093,2@b:9093,3@[::1]:9093\n"
+    )
+}
+
+#[test]
+fn roles_and_quorum_of_a_cluster() {
+    let both = loaded(&member(1, "broker,controller", "PLAINTEXT://a:9092,CONTROLLER://a:9093"));
+    assert_eq!(both.roles, Roles { broker: true, controller: true });
+    assert!(!both.quorum.is_alone(BrokerId(1)));
+    assert_eq!(both.quorum.voters[2], (BrokerId(3), "[::1]:9093".to_owned()));
+    let endpoint = both.controller_endpoint.expect("controllers are reached");
+    assert_eq!((endpoint.host.as_str(), endpoint.port), ("a", 9093));
+
+    let controller = loaded(&member(2, "controller", "CONTROLLER://:9093"));
+    assert_eq!(controller.inter_broker_listener_name, "");
+    assert!(controller.advertised_listeners.is_empty());
+    let broker = loaded(&member(4, "broker", "PLAINTEXT://d:9092"));
+    assert!(broker.controller_endpoint.is_none());
+    assert_eq!(broker.inter_broker_listener_name, "PLAINTEXT");
+
+    let advertised = loaded(
+        &(member(1, "controller", "CONTROLLER://0.0.0.0:9093")
+            + "advertised.listeners=CONTROLLER://out.example.com:19093"),
+    );
+    let endpoint = advertised.controller_endpoint.expect("controllers are reached");
+    assert_eq!((endpoint.host.as_str(), endpoint.port), ("out.example.com", 19093));
+
+    let found = loaded(
+        "process.roles=broker\nlisteners=PLAINTEXT://d:9092\ncontroller.quorum.bootstrap.servers=a:9093, b:9093,a:9093",
+    );
+    assert_eq!(found.quorum.bootstrap_servers, ["a:9093", "b:9093"]);
+    assert!(!found.quorum.is_alone(BrokerId(1)));
+    assert!(loaded("listeners=PLAINTEXT://d:9092").quorum.is_alone(BrokerId(1)));
+}
+
+#[test]
+fn what_does_not_fit_together_in_a_cluster_is_refused() {
+    let refused = |text: String, key: &str| {
+        let found = problems(&text);
+        assert!(
+            found.iter().any(|problem| problem.key == key),
+            "{text} must be refused for {key}: {found:?}"
+        );
+    };
+    let whole = "PLAINTEXT://a:9092,CONTROLLER://a:9093";
+    refused(member(9, "broker,controller", whole), "controller.quorum.voters");
+    refused(member(1, "broker", "PLAINTEXT://a:9092"), "controller.quorum.voters");
+    refused(member(4, "broker", whole), "listeners");
+    refused(member(1, "controller", whole), "listeners");
+    refused(member(1, "broker,controller", "PLAINTEXT://a:9092"), "controller.listener.names");
+    refused(
+        member(1, "controller", "CONTROLLER://a:9093") + "controller.listener.names=",
+        "controller.listener.names",
+    );
+    refused("process.roles=broker".into(), "process.roles");
+    refused("process.roles=".into(), "process.roles");
+    refused("process.roles=broker,broker".into(), "process.roles");
+    for voters in ["1", "1@a", "1@a:0", "x@a:1", "-1@a:1", "1@a:1,1@b:1", "1@a:1,2@a:1"] {
+        refused(format!("controller.quorum.voters={voters}"), "controller.quorum.voters");
+    }
+    refused("controller.quorum.bootstrap.servers=a".into(), "controller.quorum.bootstrap.servers");
+    refused("broker.heartbeat.interval.ms=0".into(), "broker.heartbeat.interval.ms");
+    refused("broker.session.timeout.ms=900".into(), "broker.session.timeout.ms");
+}
+
 #[test]
 fn what_has_no_effect_is_reported_once() {
     let config = loaded("num.io.threads=16\nlog.retention.hour=5\nnum.partitions=3");
