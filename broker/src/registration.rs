@@ -293,3 +293,7 @@ enum Unheard {
     #[error("{0}")]
     NoController(String),
 }
+
+#[cfg(test)]
+#[path = "registration_tests.rs"]
+mod tests;

@@ -257,6 +257,17 @@ pub fn read_meta_properties(disk: &Disk, path: &Path) -> Result<Option<MetaPrope
     meta_properties::read(disk, path).map_err(|source| meta_error(path, source))
 }
 
+/// Whether partitions lie in the directory, whoever's it is. The metadata's own directory, which may lie beside them, is none.
+pub fn holds_partitions(disk: &Disk, path: &Path) -> Result<bool, LogDirError> {
+    if !disk.exists(path).map_err(|source| LogDirError::Io { path: path.to_owned(), source })? {
+        return Ok(false);
+    }
+    let entries = disk.read_dir(path).map_err(|source| LogDirError::Io { path: path.to_owned(), source })?;
+    Ok(entries.iter().filter(|entry| entry.is_dir).any(|entry| {
+        parse_partition_dir(&entry.name).is_some_and(|(topic, _)| topic != "__cluster_metadata")
+    }))
+}
+
 fn meta_error(path: &Path, source: MetaPropertiesError) -> LogDirError {
     match source {
         MetaPropertiesError::Io(source) => LogDirError::Io { path: path.to_owned(), source },
