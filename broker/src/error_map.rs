@@ -2,7 +2,7 @@
 //! that a new internal error cannot be answered by accident.
 
 use kafka_protocol::error::ResponseError;
-use ottla_batch::BatchError;
+use ottla_batch::{BatchError, LeaderEpoch};
 use ottla_raft::requests::{
     AllocateProducerIdsError, AlterConfigsError, CreatePartitionsError, CreateTopicError, DeleteTopicError,
     ElectLeaderError, ReassignmentError, UnregisterBrokerError, UpdateFeaturesError,
@@ -12,6 +12,7 @@ use ottla_storage::log;
 
 use crate::config::alter::Refusal;
 use crate::group::GroupError;
+use crate::replica::in_sync::NotAFollower;
 use crate::replica::sessions::SessionError;
 use crate::replica::{AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError};
 
@@ -47,13 +48,26 @@ pub fn append(error: &AppendError) -> ResponseError {
 pub fn not_committed(error: &NotCommitted) -> ResponseError {
     match error {
         NotCommitted::Leader(error) => leader(error),
+        NotCommitted::NotEnoughReplicas { .. } => ResponseError::NotEnoughReplicasAfterAppend,
     }
 }
 
 pub fn read(error: &ReadError) -> ResponseError {
     match error {
         ReadError::Leader(error) => leader(error),
+        ReadError::Follower(_) => ResponseError::NotLeaderOrFollower,
         ReadError::Log(error) => log_read(error),
+    }
+}
+
+/// For a follower that believes in `epoch`. One that has the leader's epoch, but is none of its replicas, knows of a newer assignment
+/// than the leader, which will hear of it.
+pub fn follower_read(error: &ReadError, epoch: LeaderEpoch) -> ResponseError {
+    match error {
+        ReadError::Follower(NotAFollower::NoReplica(_)) if epoch != LeaderEpoch::NONE => {
+            ResponseError::UnknownLeaderEpoch
+        }
+        error => read(error),
     }
 }
 

@@ -31,6 +31,7 @@ use crate::metrics::{self, Metrics};
 use crate::net::peers::Peers;
 use crate::net::{self, BindError, Purpose, Server};
 use crate::registration::{NOT_REGISTERED, Registration, RegistrationError};
+use crate::replica::links::Sockets;
 use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
 
 /// Everything a request handler may use. One per process, shared by all connections.
@@ -176,6 +177,11 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         metrics: metrics.clone(),
         topic_settings: config.topic_settings_of(),
         on_fatal,
+        links: Arc::new(Sockets {
+            client_id: format!("ottla-replica-{}", config.node_id),
+            timeout: config.replication.fetch.socket_timeout
+                + Duration::from_millis(config.replication.fetch.wait_max_ms.max(0) as u64),
+        }),
     })
     .await?;
     let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(replicas.clone()));

@@ -225,6 +225,20 @@ impl Connection {
         self.submit_version(request, self.version_of::<R>()?, timeout).await
     }
 
+    /// As `submit` with the request's timeout of the connection, in a version that the caller knows the peer to have: brokers
+    /// among themselves speak newer ones than this client understands in full.
+    pub async fn submit_in_version<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+    ) -> Result<Pending<R>, ClientError> {
+        let greatest = self.versions.get(&R::KEY).map(|(_, greatest)| *greatest);
+        if greatest.is_none_or(|greatest| greatest < version) {
+            return Err(ClientError::Unsupported { address: self.address.clone(), api: api_name(R::KEY) });
+        }
+        self.submit_version(request, version, self.request_timeout).await
+    }
+
     async fn submit_version<R: Request>(
         &self,
         request: &R,

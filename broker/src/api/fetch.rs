@@ -8,74 +8,39 @@
 //! one of them; it looks again only at what moved. Records are not copied: they leave as pieces of segment files, unless they
 //! are few, when one read and one write are cheaper than a system call per piece.
 //!
-//! Different from Kafka: fetches of followers are answered with NOT_LEADER_OR_FOLLOWER, as Kafka answers those of a broker that
-//! holds no replica; partitions have one replica here.
+//! Fetches of followers are in `fetch_replica`, the response of both in `fetch_response`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::fetch_response::{
-    AbortedTransaction, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
-};
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId};
-use kafka_protocol::protocol::Encodable;
+use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use ottla_batch::{Codec, CompressionPolicy, LeaderEpoch, Offset};
 use ottla_raft::TopicId;
-use ottla_storage::log::{FirstBatch, LogSlice};
+use ottla_storage::log::FirstBatch;
 use tokio::time::Instant;
 
-use super::current_leader::CurrentLeaders;
-use super::splice::{LengthPrefix, SpliceBuf, placeholder};
-use super::{Close, Part, Reply, RequestContext, Started, table};
+use super::fetch_response::{Body, Found, answer};
+use super::{Close, Part, Reply, RequestContext, Started, fetch_replica, table};
 use crate::clock;
 use crate::error_map;
-use crate::replica::sessions::{Answer, FetchKind, SessionRequest, Told, TopicKey, WantedPartition};
+use crate::replica::sessions::{Answer, FetchKind, SessionRequest, TopicKey, WantedPartition};
 use crate::replica::waiters::FetchWait;
-use crate::replica::{Isolation, Read, ReadBound, ReadRequest, Replica};
+use crate::replica::{Isolation, ReadBound, ReadRequest, Replica, Served};
+
+/// `replica_id` of a consumer.
+const CONSUMER: i32 = -1;
 
 const SESSIONS_FROM_VERSION: i16 = 7;
 const ZSTD_FROM_VERSION: i16 = 10;
-const FLEXIBLE_FROM_VERSION: i16 = 12;
+const RACK_FROM_VERSION: i16 = 11;
 const TOPIC_ID_FROM_VERSION: i16 = 13;
 const REPLICA_STATE_FROM_VERSION: i16 = 15;
-const ENDPOINTS_FROM_VERSION: i16 = 16;
-
-/// Up to this many bytes of records in a response are read into it: a read costs less than a `sendfile` of its own, and one
-/// write then carries everything.
-const INLINE_BYTES_MAX: usize = 16 * 1024;
-
-/// Encoded size of a partition without records and aborted transactions, rounded up: spares the encoder its growing.
-const PARTITION_BYTES_EXPECTED: usize = 96;
 
 /// A partition of this fetch with its replica, or why there is none.
 struct Target {
     wanted: WantedPartition,
     replica: Result<Arc<Replica>, ResponseError>,
-}
-
-/// What one partition is answered with.
-enum Found {
-    Read(Read),
-    Refused(ResponseError),
-}
-
-impl Found {
-    fn bytes(&self) -> usize {
-        match self {
-            Found::Read(read) => read.slice.as_ref().map_or(0, |slice| slice.len),
-            Found::Refused(_) => 0,
-        }
-    }
-
-    /// Kafka answers at once with errors and divergence, whatever the minimum of bytes.
-    fn is_urgent(&self) -> bool {
-        match self {
-            Found::Read(read) => read.diverging.is_some(),
-            Found::Refused(_) => true,
-        }
-    }
 }
 
 /// The limits of one fetch.
@@ -84,18 +49,22 @@ struct Limits {
     bytes_min: usize,
     wait: Duration,
     bound: ReadBound,
+    served: Served,
 }
 
 pub fn start(cx: RequestContext, request: FetchRequest) -> Result<Started, Close> {
-    Ok(Started::Serial(Box::pin(handle(cx, request))))
-}
-
-async fn handle(cx: RequestContext, request: FetchRequest) -> Result<Reply, Close> {
-    let version = cx.api_version;
-    let replica_id = match version < REPLICA_STATE_FROM_VERSION {
+    let replica_id = match cx.api_version < REPLICA_STATE_FROM_VERSION {
         true => request.replica_id.0,
         false => request.replica_state.replica_id.0,
     };
+    match replica_id {
+        0.. => fetch_replica::start(cx, request, replica_id),
+        _ => Ok(Started::Serial(Box::pin(handle(cx, request, replica_id)))),
+    }
+}
+
+async fn handle(cx: RequestContext, request: FetchRequest, replica_id: i32) -> Result<Reply, Close> {
+    let version = cx.api_version;
     let isolation = match request.isolation_level {
         1 => Isolation::ReadCommitted,
         _ => Isolation::ReadUncommitted,
@@ -106,7 +75,12 @@ async fn handle(cx: RequestContext, request: FetchRequest) -> Result<Reply, Clos
         bytes_max,
         bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
         wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
-        bound: isolation.into(),
+        // Kafka's tools look at what replicas hold with the replica id -2.
+        bound: if replica_id == CONSUMER { isolation.into() } else { ReadBound::LogEnd },
+        served: match version >= RACK_FROM_VERSION && replica_id == CONSUMER {
+            true => Served::ByAnyReplica,
+            false => Served::ByLeader,
+        },
     };
     let uses_ids = version >= TOPIC_ID_FROM_VERSION;
     let session_request = session_request(request, version, uses_ids);
@@ -118,8 +92,7 @@ async fn handle(cx: RequestContext, request: FetchRequest) -> Result<Reply, Clos
             return Ok(Reply { parts: vec![Part::Bytes(encoded)] });
         }
     };
-    let targets: Vec<Target> =
-        wanted.into_iter().map(|wanted| target(&cx, wanted, replica_id, version)).collect();
+    let targets: Vec<Target> = wanted.into_iter().map(|wanted| target(&cx, wanted, version)).collect();
     let mut found = read_all(&targets, &limits);
     if !is_enough(&targets, &found, &limits) && !limits.wait.is_zero() {
         wait_for_more(&targets, &found, &limits).await;
@@ -155,16 +128,13 @@ fn session_request(request: FetchRequest, version: i16, uses_ids: bool) -> Sessi
     SessionRequest { id, epoch, uses_ids, partitions, forgotten }
 }
 
-fn target(cx: &RequestContext, wanted: WantedPartition, replica_id: i32, version: i16) -> Target {
+fn target(cx: &RequestContext, wanted: WantedPartition, version: i16) -> Target {
     let replicas = &cx.broker.replicas;
     let found = match &wanted.topic {
         TopicKey::Name(name) => replicas.find(name, wanted.partition),
         TopicKey::Id(id) => replicas.find_by_id(TopicId(*id), wanted.partition),
     };
     let replica = found.map_err(|error| error_map::lookup(&error)).and_then(|replica| {
-        if replica_id >= 0 {
-            return Err(ResponseError::NotLeaderOrFollower);
-        }
         let stores_zstd = matches!(replica.settings().compression, CompressionPolicy::Fixed(Codec::Zstd, _));
         if version < ZSTD_FROM_VERSION && stores_zstd {
             return Err(ResponseError::UnsupportedCompressionType);
@@ -195,6 +165,7 @@ fn read_all(targets: &[Target], limits: &Limits) -> Vec<Found> {
             first_batch,
             leader_epoch: wanted.leader_epoch,
             last_fetched_epoch: wanted.last_fetched_epoch,
+            served: limits.served,
         };
         let partition = match replica.read(&request) {
             Ok(read) => Found::Read(read),
@@ -281,7 +252,10 @@ async fn wait_for_more(targets: &[Target], found: &[Found], limits: &Limits) {
 fn available_bytes(target: &Target, limits: &Limits) -> Option<usize> {
     let replica = target.replica.as_ref().ok()?;
     let wanted = &target.wanted;
-    replica.check_leader(wanted.leader_epoch).ok()?;
+    match limits.served {
+        Served::ByLeader => replica.check_leader(wanted.leader_epoch).ok()?,
+        Served::ByAnyReplica => replica.check_leader_or_follower(wanted.leader_epoch).ok()?,
+    };
     if wanted.fetch_offset >= replica.bound(limits.bound) {
         // A log that was cut below the reader answers with an error.
         return (wanted.fetch_offset <= replica.end_offset()).then_some(0);
@@ -296,6 +270,7 @@ fn available_bytes(target: &Target, limits: &Limits) -> Option<usize> {
         first_batch: FirstBatch::Whole,
         leader_epoch: wanted.leader_epoch,
         last_fetched_epoch: LeaderEpoch::NONE,
+        served: limits.served,
     };
     replica.read(&request).ok().map(|read| read.slice.map_or(0, |slice| slice.len))
 }
@@ -325,198 +300,8 @@ fn respond(
     let mut body = Body::new(cx, session_id);
     for (index, (wanted, found)) in wanted.into_iter().zip(found).enumerate() {
         if selected.as_ref().is_none_or(|selected| selected.get(index) == Some(&true)) {
-            body.push(wanted, found, isolation);
+            body.push(wanted.topic, wanted.partition, found, isolation);
         }
     }
     body.encode()
-}
-
-fn answer(found: &Found) -> Answer {
-    match found {
-        Found::Read(read) => Answer {
-            told: Told { high_watermark: read.high_watermark.0, log_start_offset: read.log_start_offset.0 },
-            has_records: read.slice.is_some(),
-            is_error: false,
-            is_notice: read.diverging.is_some(),
-        },
-        Found::Refused(_) => Answer {
-            told: Told { high_watermark: -1, log_start_offset: -1 },
-            has_records: false,
-            is_error: true,
-            is_notice: false,
-        },
-    }
-}
-
-/// A response in the making.
-struct Body<'a> {
-    cx: &'a RequestContext,
-    response: FetchResponse,
-    /// Records of the partitions pushed so far that have any: (topic, partition) in the response, and where they lie.
-    slices: Vec<((usize, usize), LogSlice)>,
-    leaders: Option<CurrentLeaders>,
-    bytes_expected: usize,
-}
-
-impl<'a> Body<'a> {
-    fn new(cx: &'a RequestContext, session_id: i32) -> Body<'a> {
-        Body {
-            cx,
-            response: FetchResponse::default().with_session_id(session_id),
-            slices: Vec::new(),
-            leaders: None,
-            bytes_expected: PARTITION_BYTES_EXPECTED,
-        }
-    }
-
-    fn push(&mut self, wanted: WantedPartition, found: Found, isolation: Isolation) {
-        let mut data = PartitionData::default()
-            .with_partition_index(wanted.partition)
-            .with_aborted_transactions(None)
-            .with_records(Some(Bytes::new()));
-        let mut slice = None;
-        match found {
-            Found::Read(read) => {
-                data.high_watermark = read.high_watermark.0;
-                data.last_stable_offset = read.last_stable_offset.0;
-                data.log_start_offset = read.log_start_offset.0;
-                if isolation == Isolation::ReadCommitted {
-                    let aborted = read.aborted.iter().map(|transaction| {
-                        AbortedTransaction::default()
-                            .with_producer_id(ProducerId(transaction.producer_id.0))
-                            .with_first_offset(transaction.first_offset.0)
-                    });
-                    data.aborted_transactions = Some(aborted.collect());
-                    self.bytes_expected += 20 * read.aborted.len();
-                }
-                if let Some(end) = read.diverging {
-                    data.diverging_epoch = EpochEndOffset::default()
-                        .with_epoch(end.leader_epoch.0)
-                        .with_end_offset(end.end_offset.0);
-                }
-                slice = read.slice;
-            }
-            Found::Refused(error) => {
-                data.error_code = error.code();
-                data.high_watermark = -1;
-                if self.cx.api_version >= ENDPOINTS_FROM_VERSION
-                    && CurrentLeaders::helps_with(data.error_code)
-                {
-                    data.current_leader = self.current_leader(&wanted);
-                }
-            }
-        }
-        self.bytes_expected += PARTITION_BYTES_EXPECTED;
-        let topic = self.topic_of(wanted.topic);
-        let partitions = &mut self.response.responses[topic].partitions;
-        if let Some(slice) = slice {
-            self.slices.push(((topic, partitions.len()), slice));
-        }
-        partitions.push(data);
-    }
-
-    /// The place of a topic in the response: neighbours of one topic share it, as in Kafka's answers.
-    fn topic_of(&mut self, key: TopicKey) -> usize {
-        let responses = &mut self.response.responses;
-        let is_last = responses.last().is_some_and(|last| match &key {
-            TopicKey::Name(name) => last.topic == *name,
-            TopicKey::Id(id) => last.topic_id == *id,
-        });
-        if !is_last {
-            responses.push(match key {
-                TopicKey::Name(name) => {
-                    self.bytes_expected += name.len();
-                    FetchableTopicResponse::default().with_topic(name)
-                }
-                TopicKey::Id(id) => FetchableTopicResponse::default().with_topic_id(id),
-            });
-            self.bytes_expected += 32;
-        }
-        responses.len() - 1
-    }
-
-    fn current_leader(&mut self, wanted: &WantedPartition) -> LeaderIdAndEpoch {
-        let leaders = self.leaders.get_or_insert_with(|| CurrentLeaders::new(self.cx));
-        let image = Arc::clone(leaders.image());
-        let topic = match &wanted.topic {
-            TopicKey::Name(name) => image.topic_by_name(name),
-            TopicKey::Id(id) => image.topic_by_id(TopicId(*id)),
-        };
-        leaders.find(topic.map(Arc::as_ref), wanted.partition).map_or_else(
-            LeaderIdAndEpoch::default,
-            |leader| {
-                LeaderIdAndEpoch::default()
-                    .with_leader_id(BrokerId(leader.leader_id))
-                    .with_leader_epoch(leader.leader_epoch)
-            },
-        )
-    }
-
-    fn encode(mut self) -> Result<Reply, Close> {
-        if let Some(leaders) = self.leaders.take() {
-            self.response.node_endpoints = leaders
-                .into_endpoints()
-                .map(|endpoint| {
-                    NodeEndpoint::default()
-                        .with_node_id(BrokerId(endpoint.node_id))
-                        .with_host(endpoint.host)
-                        .with_port(endpoint.port)
-                        .with_rack(endpoint.rack)
-                })
-                .collect();
-        }
-        let payload: usize = self.slices.iter().map(|(_, slice)| slice.len).sum();
-        self.cx.broker.replicas.counters().on_fetched(payload);
-        if payload <= INLINE_BYTES_MAX { self.encode_inline() } else { self.encode_spliced() }
-    }
-
-    /// Records are read into the response.
-    fn encode_inline(mut self) -> Result<Reply, Close> {
-        for ((topic, partition), slice) in std::mem::take(&mut self.slices) {
-            let data = &mut self.response.responses[topic].partitions[partition];
-            match slice.read() {
-                Ok(records) => data.records = Some(records),
-                Err(error) => {
-                    tracing::error!(%error, "reading records for a fetch failed");
-                    *data = PartitionData::default()
-                        .with_partition_index(data.partition_index)
-                        .with_error_code(ResponseError::KafkaStorageError.code())
-                        .with_high_watermark(-1)
-                        .with_aborted_transactions(None)
-                        .with_records(Some(Bytes::new()));
-                }
-            }
-        }
-        let encoded = table::encode(&self.response, self.cx.api_version)?;
-        Ok(Reply { parts: vec![Part::Bytes(encoded)] })
-    }
-
-    /// Records stay in their files; the response says where they go.
-    fn encode_spliced(mut self) -> Result<Reply, Close> {
-        for ((topic, partition), _) in &self.slices {
-            self.response.responses[*topic].partitions[*partition].records = Some(placeholder());
-        }
-        let version = self.cx.api_version;
-        let prefix = match version >= FLEXIBLE_FROM_VERSION {
-            true => LengthPrefix::Compact,
-            false => LengthPrefix::Fixed,
-        };
-        let lens = self.slices.iter().map(|(_, slice)| slice.len).collect();
-        let mut buffer = SpliceBuf::new(prefix, lens, self.bytes_expected);
-        self.response
-            .encode(&mut buffer, version)
-            .map_err(|error| Close::new(format!("the response cannot be encoded: {error:#}")))?;
-        let (mut head, cuts) = buffer.finish();
-        let mut parts = Vec::with_capacity(2 * cuts.len() + 1);
-        let mut before = 0;
-        for (cut, (_, slice)) in cuts.into_iter().zip(self.slices) {
-            parts.push(Part::Bytes(head.split_to(cut - before)));
-            parts.push(Part::Slice(slice));
-            before = cut;
-        }
-        if !head.is_empty() {
-            parts.push(Part::Bytes(head));
-        }
-        Ok(Reply { parts })
-    }
 }

@@ -39,6 +39,8 @@ pub mod describe_quorum;
 pub mod describe_topic_partitions;
 pub mod elect_leaders;
 pub mod fetch;
+mod fetch_replica;
+mod fetch_response;
 pub mod find_coordinator;
 #[cfg(test)]
 mod group_tests;

@@ -318,6 +318,7 @@ impl DynamicConfig {
                 .filter_map(|(address, count)| Some((address.parse().ok()?, count)))
                 .collect(),
             message_bytes_max: values.size("message.max.bytes"),
+            replica_fetchers: values.size("num.replica.fetchers"),
             cleaner_threads: values.size("log.cleaner.threads"),
             cleaner_backoff: values.millis("log.cleaner.backoff.ms"),
             recovery_threads_per_data_dir: values.size("num.recovery.threads.per.data.dir"),

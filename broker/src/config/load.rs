@@ -94,6 +94,17 @@ impl Loader {
                 producer_id_expiration_check_interval: self
                     .duration("producer.id.expiration.check.interval.ms"),
                 cleaner_enable: self.flag("log.cleaner.enable"),
+                lag_time_max: self.duration("replica.lag.time.max.ms"),
+                high_watermark_checkpoint_interval: self
+                    .duration("replica.high.watermark.checkpoint.interval.ms"),
+                fetch: ReplicaFetchConfig {
+                    partition_bytes_max: self.integer("replica.fetch.max.bytes") as i32,
+                    response_bytes_max: self.integer("replica.fetch.response.max.bytes") as i32,
+                    bytes_min: self.integer("replica.fetch.min.bytes") as i32,
+                    wait_max_ms: self.integer("replica.fetch.wait.max.ms") as i32,
+                    backoff: self.duration("replica.fetch.backoff.ms"),
+                    socket_timeout: self.duration("replica.socket.timeout.ms"),
+                },
             },
             group: GroupConfig {
                 initial_rebalance_delay: self.duration("group.initial.rebalance.delay.ms"),

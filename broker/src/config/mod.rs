@@ -168,6 +168,28 @@ pub struct ReplicationConfig {
     pub producer_id_expiration_check_interval: Duration,
     /// `log.cleaner.enable`
     pub cleaner_enable: bool,
+    /// `replica.lag.time.max.ms`
+    pub lag_time_max: Duration,
+    /// `replica.high.watermark.checkpoint.interval.ms`
+    pub high_watermark_checkpoint_interval: Duration,
+    pub fetch: ReplicaFetchConfig,
+}
+
+/// How this broker follows leaders.
+#[derive(Debug, Clone)]
+pub struct ReplicaFetchConfig {
+    /// `replica.fetch.max.bytes`
+    pub partition_bytes_max: i32,
+    /// `replica.fetch.response.max.bytes`
+    pub response_bytes_max: i32,
+    /// `replica.fetch.min.bytes`
+    pub bytes_min: i32,
+    /// `replica.fetch.wait.max.ms`
+    pub wait_max_ms: i32,
+    /// `replica.fetch.backoff.ms`
+    pub backoff: Duration,
+    /// `replica.socket.timeout.ms`
+    pub socket_timeout: Duration,
 }
 
 /// What the group coordinator needs of the node.
@@ -225,6 +247,8 @@ pub struct DynamicConfig {
     pub connections_per_ip_overrides: BTreeMap<IpAddr, usize>,
     /// `message.max.bytes`
     pub message_bytes_max: usize,
+    /// `num.replica.fetchers`
+    pub replica_fetchers: usize,
     /// `log.cleaner.threads`
     pub cleaner_threads: usize,
     /// `log.cleaner.backoff.ms`

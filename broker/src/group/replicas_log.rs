@@ -42,7 +42,10 @@ impl OffsetsLog for ReplicasLog {
         };
         async move {
             let committed = append(&replica, leader_epoch, batch)?;
-            committed.await.map_err(|NotCommitted::Leader(_)| AppendError::NotLeader)
+            committed.await.map_err(|error| match error {
+                NotCommitted::Leader(_) => AppendError::NotLeader,
+                NotCommitted::NotEnoughReplicas { .. } => AppendError::NotEnoughReplicas,
+            })
         }
         .boxed()
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use ottla_batch::{AppendOrigin, CheckedBatches, LeaderEpoch, Offset};
 use ottla_storage::log::Appended;
+use tokio::time::Instant;
 
 use super::partition::{LeaderError, Replica};
 use super::waiters::{AckSettled, AckWait};
@@ -40,6 +41,9 @@ pub enum AppendError {
 pub enum NotCommitted {
     #[error(transparent)]
     Leader(LeaderError),
+    /// All who are left in sync have it, but they are fewer than the producer may rely on.
+    #[error("the in-sync set fell to {in_sync} members after the append, {required} are required")]
+    NotEnoughReplicas { in_sync: usize, required: usize },
 }
 
 /// Resolves when the appended batch is committed, or never will be by this leader. Dropping it takes nothing back.
@@ -102,7 +106,7 @@ impl Replica {
         let Some(leader) = held.leader.as_mut() else { return Err(self.no_leader().into()) };
         let epoch = self.check_leader(request.leader_epoch)?;
         if request.acks == RequiredAcks::All {
-            let (in_sync, required) = (leader.in_sync.members_count(), self.min_in_sync());
+            let (in_sync, required) = (leader.in_sync.members_count(), leader.in_sync.min_in_sync());
             if in_sync < required {
                 return Err(AppendError::NotEnoughReplicas { in_sync, required });
             }
@@ -122,7 +126,7 @@ impl Replica {
         if self.appends_fail.load(Ordering::Relaxed) && self.appends_fail.swap(false, Ordering::Relaxed) {
             tracing::info!(topic = %self.topic, partition = self.partition, "appends work again");
         }
-        let action = leader.in_sync.on_appended(held.log.end_offset());
+        let action = leader.in_sync.on_appended(held.log.end_offset(), Instant::now());
         let required = appended.last_offset.plus(1);
         // ORDER: registered before the lock goes, so that no sync can commit it in between. A high watermark that this very
         // append moved is already past it.
@@ -130,7 +134,7 @@ impl Replica {
             self.waiters.register_ack(required, wait);
         }
         self.touch(now);
-        self.act(state, [action, None]);
+        self.act(state, action);
         Ok((appended, epoch))
     }
 
@@ -144,20 +148,27 @@ impl Replica {
         }
     }
 
-    /// Whether everything below `required` is committed, asked after a wait for it was settled in `epoch`.
+    /// Whether everything below `required` is committed, asked after a wait for it was settled in `epoch`. 0 for a producer
+    /// that does not care.
     pub fn committed(&self, required: Offset, epoch: LeaderEpoch) -> Result<(), NotCommitted> {
-        if self.high_watermark() >= required {
+        if required == Offset(0) {
             return Ok(());
         }
-        match self.check_leader(epoch) {
-            // The wait timed out or ended while the role changed: the caller's answer is a retriable one either way.
-            Ok(_) => Err(NotCommitted::Leader(LeaderError::NotLeader)),
-            Err(error) => Err(NotCommitted::Leader(error)),
+        if self.high_watermark() < required {
+            return match self.check_leader(epoch) {
+                // The wait timed out or ended while the role changed: the caller's answer is a retriable one either way.
+                Ok(_) => Err(NotCommitted::Leader(LeaderError::NotLeader)),
+                Err(error) => Err(NotCommitted::Leader(error)),
+            };
         }
-    }
-
-    /// `min.insync.replicas`, as far as the partition has replicas.
-    fn min_in_sync(&self) -> usize {
-        self.settings.load().min_in_sync.min(self.replicas_count.load(Ordering::Relaxed))
+        let required = self.settings.load().min_in_sync;
+        if required > 1 && self.leader_epoch().is_some() {
+            let required = required.min(self.replicas_count.load(Ordering::Relaxed));
+            let in_sync = self.in_sync_count.load(Ordering::Relaxed);
+            if in_sync < required {
+                return Err(NotCommitted::NotEnoughReplicas { in_sync, required });
+            }
+        }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ pub struct Counters {
     produced_records: Counter,
     produced_bytes: Counter,
     fetched_bytes: Counter,
+    replicated_bytes: Counter,
     pub(super) sync_seconds: Histogram,
 }
 
@@ -21,6 +22,7 @@ impl Counters {
             produced_records: Counter::default(),
             produced_bytes: Counter::default(),
             fetched_bytes: Counter::default(),
+            replicated_bytes: Counter::default(),
             // 50 us to about 1.6 s.
             sync_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
         };
@@ -42,6 +44,12 @@ impl Counters {
                 Unit::Bytes,
                 counters.fetched_bytes.clone(),
             );
+            registry.register_with_unit(
+                "replicated",
+                "Bytes of records sent to followers",
+                Unit::Bytes,
+                counters.replicated_bytes.clone(),
+            );
             let help = "Time of one fdatasync of a log, which serves all appends that waited for it";
             registry.register_with_unit(
                 "log_sync_duration",
@@ -57,6 +65,10 @@ impl Counters {
         let records: i64 = batches.iter().map(|batch| i64::from(batch.header().records_count)).sum();
         self.produced_records.inc_by(u64::try_from(records).unwrap_or(0));
         self.produced_bytes.inc_by(batches.size_in_bytes() as u64);
+    }
+
+    pub fn on_replicated(&self, bytes: usize) {
+        self.replicated_bytes.inc_by(bytes as u64);
     }
 
     pub fn on_fetched(&self, bytes: usize) {

@@ -51,6 +51,26 @@ impl Directory {
         self.maps.load().by_id.values().cloned().collect()
     }
 
+    /// Forgets replicas of topics that stay.
+    pub fn remove(&self, replicas: &[(TopicId, i32)]) {
+        if replicas.is_empty() {
+            return;
+        }
+        let mut maps = Maps::clone(&self.maps.load());
+        for (topic_id, partition) in replicas {
+            let Some(topic) = maps.by_id.get(topic_id) else { continue };
+            let mut partitions = topic.partitions.clone();
+            if let Some(place) = usize::try_from(*partition).ok().and_then(|index| partitions.get_mut(index))
+            {
+                *place = None;
+            }
+            let topic = Arc::new(TopicReplicas { name: Arc::clone(&topic.name), id: *topic_id, partitions });
+            maps.by_name.insert(Arc::clone(&topic.name), Arc::clone(&topic));
+            maps.by_id.insert(*topic_id, topic);
+        }
+        self.maps.store(Arc::new(maps));
+    }
+
     /// Adds replicas and forgets topics, in one visible step.
     pub fn change(&self, added: Vec<Arc<Replica>>, removed: &[TopicId]) {
         let mut maps = Maps::clone(&self.maps.load());

@@ -1,10 +1,21 @@
-//! Which offset is committed: the part of a leader that decides. Values in, actions out; no clock, lock or socket.
+//! What a leader decides: which offset is committed, and who is in sync. Values in, actions out; no clock, lock or socket.
 //!
-//! Invariants: `high_watermark <= local_end`, and it never falls while this value lives; it is the least offset that every
-//! member of the in-sync set has reached. "Reached" for the local log means synced under [`Durability::Fsync`] and
-//! appended under [`Durability::Memory`]; a follower reports by its fetches, and what it reports follows the same rule.
+//! A follower says by the offset of its fetches how far it holds the log. Under [`Durability::Fsync`] everybody's word,
+//! the leader's own included, counts what is on stable storage; under [`Durability::Memory`] what was appended.
+//!
+//! The in-sync set belongs to the controller. The leader proposes another one (a member that lags leaves, a follower that
+//! caught up joins), and until it learns the outcome it reckons with the larger of the two ([`InSyncSet::maximal`],
+//! KIP-497): a member that the controller may have let in already must hold what is called committed, and one that
+//! it may not have put out yet could still be elected.
+//!
+//! Invariants: `high_watermark <= local_end`, and it never falls while this value lives; when it moves, everybody in the
+//! maximal set has reached it, and the in-sync set is not smaller than `min.insync.replicas` (KIP-966).
+
+use std::time::Duration;
 
 use ottla_batch::Offset;
+use ottla_raft::{BrokerEpoch, BrokerId, PartitionEpoch};
+use tokio::time::Instant;
 
 /// When an offset counts as held by a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,93 +27,405 @@ pub enum Durability {
 }
 
 /// What a leader has to do after an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Actions {
     /// The high watermark moved here: publish it, wake those who wait for it.
-    AdvanceHighWatermark(Offset),
+    pub advanced: Option<Offset>,
     /// The local log has unsynced bytes that the high watermark waits for.
-    Sync,
+    pub sync: bool,
+    /// There is a new [`InSyncSet::proposal`] for the controller.
+    pub propose: bool,
 }
 
-/// How far one in-sync follower is known to hold the log.
+impl Actions {
+    pub fn and(self, other: Actions) -> Actions {
+        Actions {
+            advanced: other.advanced.or(self.advanced),
+            sync: self.sync || other.sync,
+            propose: self.propose || other.propose,
+        }
+    }
+}
+
+/// The partition as the controller's record has it, as far as its leader cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    pub partition_epoch: PartitionEpoch,
+    /// All replicas but this one.
+    pub others: Vec<BrokerId>,
+    /// Members of the in-sync set but this one.
+    pub in_sync_others: Vec<BrokerId>,
+    /// The leader comes from an unclean election and has not said yet that it recovered.
+    pub is_recovering: bool,
+}
+
+/// What one fetch of a follower says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowerFetch {
+    pub broker: BrokerId,
+    /// Of the follower's registration; `None` from a follower too old to say (before Fetch v15).
+    pub broker_epoch: Option<BrokerEpoch>,
+    /// It holds everything below.
+    pub end: Offset,
+    pub log_start: Offset,
+}
+
+/// Why a fetch is not one of a follower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAFollower {
+    #[error("broker {0} holds no replica of the partition")]
+    NoReplica(BrokerId),
+    #[error("broker {broker} fetches with epoch {given}, it is registered with {current}")]
+    StaleBrokerEpoch { broker: BrokerId, given: BrokerEpoch, current: BrokerEpoch },
+}
+
+/// What the controller is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposal {
+    /// Of the state that the proposal starts from.
+    pub partition_epoch: PartitionEpoch,
+    /// The others that shall be in sync, with the epochs of their fetches (-1 where none came yet).
+    pub in_sync_others: Vec<(BrokerId, BrokerEpoch)>,
+}
+
+/// What became of a proposal that was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposalOutcome {
+    /// It was refused for what it says, and nothing has changed.
+    Refused,
+    /// Somebody else changed the partition, or it is not known what happened: the next image tells.
+    AwaitImage,
+}
+
+/// A follower whose change was refused is not proposed again before; its registration has to change first.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
 struct Follower {
-    broker: i32,
-    end: Offset,
+    broker: BrokerId,
+    /// `None` before its first fetch in this leader's epoch.
+    end: Option<Offset>,
+    log_start: Option<Offset>,
+    /// As its last fetch said.
+    fetch_epoch: Option<BrokerEpoch>,
+    /// Its registration, if it is neither fenced nor shutting down.
+    active_epoch: Option<BrokerEpoch>,
+    /// When it was last known to hold everything that was there.
+    caught_up_at: Option<Instant>,
+    fetched_at: Option<Instant>,
+    /// The leader's end at `fetched_at`.
+    end_at_fetch: Offset,
+    /// When an append first left it behind since it had everything.
+    overtaken_at: Option<Instant>,
+    /// Out of sync, but about to join: the high watermark waits for it, or under steady load it never would reach it.
+    is_joining: bool,
+}
+
+impl Follower {
+    fn new(broker: BrokerId) -> Follower {
+        Follower {
+            broker,
+            end: None,
+            log_start: None,
+            fetch_epoch: None,
+            active_epoch: None,
+            caught_up_at: None,
+            fetched_at: None,
+            end_at_fetch: Offset(0),
+            overtaken_at: None,
+            is_joining: false,
+        }
+    }
+
+    /// Alive, not leaving, and the same process that fetched: one that restarted may have lost what it fetched (KIP-903).
+    fn is_eligible(&self) -> bool {
+        match (self.active_epoch, self.fetch_epoch) {
+            (Some(active), Some(fetched)) => active == fetched,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+
+    /// `contact`: when it last fetched anything from this broker. What it has in full it need not fetch again, so until it was
+    /// overtaken every contact counts.
+    fn has_caught_up(&self, end: Offset, now: Instant, lag_max: Duration, contact: Option<Instant>) -> bool {
+        if self.end == Some(end) {
+            return true;
+        }
+        let by_contact = self.overtaken_at.and_then(|overtaken| Some(overtaken.min(contact?)));
+        self.caught_up_at.max(by_contact).is_some_and(|at| now.saturating_duration_since(at) <= lag_max)
+    }
+}
+
+/// A change of the in-sync set that the controller has not answered yet.
+#[derive(Debug)]
+struct Pending {
+    in_sync_others: Vec<BrokerId>,
 }
 
 /// The in-sync set of one leader, in one leader epoch.
 #[derive(Debug)]
 pub struct InSyncSet {
     durability: Durability,
+    /// `min.insync.replicas`
+    min_in_sync: usize,
     local_end: Offset,
     local_synced: Offset,
-    /// Members of the in-sync set other than this broker.
-    followers: Vec<Follower>,
+    /// Where the leader's epoch begins: who has not reached it may lack records of earlier leaders.
+    epoch_start: Offset,
     high_watermark: Offset,
+    membership: Membership,
+    followers: Vec<Follower>,
+    pending: Option<Pending>,
+    refused_at: Option<Instant>,
 }
 
 impl InSyncSet {
-    /// A leader whose log ends at `end`, of which everything below `synced` is on stable storage. `high_watermark` is what this
-    /// replica already showed to clients.
-    pub fn new(durability: Durability, end: Offset, synced: Offset, high_watermark: Offset) -> InSyncSet {
+    /// A leader that begins with a log that ends at `end`, of which everything below `synced` is on stable storage.
+    /// `high_watermark` is what this replica already showed to clients.
+    pub fn new(
+        durability: Durability,
+        min_in_sync: usize,
+        end: Offset,
+        synced: Offset,
+        high_watermark: Offset,
+    ) -> InSyncSet {
         assert!(synced <= end, "synced {synced} must not lie past the end {end}");
-        let high_watermark = high_watermark.min(end);
-        InSyncSet { durability, local_end: end, local_synced: synced, followers: Vec::new(), high_watermark }
+        InSyncSet {
+            durability,
+            min_in_sync,
+            local_end: end,
+            local_synced: synced,
+            epoch_start: end,
+            high_watermark: high_watermark.min(end),
+            membership: Membership {
+                partition_epoch: PartitionEpoch(-1),
+                others: Vec::new(),
+                in_sync_others: Vec::new(),
+                is_recovering: false,
+            },
+            followers: Vec::new(),
+            pending: None,
+            refused_at: None,
+        }
     }
 
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
     }
 
-    /// Members, this broker included.
+    pub fn epoch_start(&self) -> Offset {
+        self.epoch_start
+    }
+
+    /// Members as the controller has them, this broker included.
     pub fn members_count(&self) -> usize {
-        self.followers.len() + 1
+        self.membership.in_sync_others.len() + 1
+    }
+
+    /// Members that the high watermark waits for, this broker included.
+    pub fn maximal_count(&self) -> usize {
+        self.maximal().count() + 1
+    }
+
+    /// All replicas, this one included.
+    pub fn replicas_count(&self) -> usize {
+        self.membership.others.len() + 1
+    }
+
+    /// `min.insync.replicas`, as far as the partition has replicas.
+    pub fn min_in_sync(&self) -> usize {
+        self.min_in_sync.min(self.replicas_count())
+    }
+
+    /// The other members of the larger of the committed and the proposed set.
+    fn maximal(&self) -> impl Iterator<Item = BrokerId> + '_ {
+        let committed = &self.membership.in_sync_others;
+        let proposed = self.pending.iter().flat_map(|pending| &pending.in_sync_others);
+        committed.iter().chain(proposed.filter(|id| !committed.contains(id))).copied()
+    }
+
+    /// The least log start of the replicas that fetched: what none of them holds any more was deleted everywhere.
+    pub fn low_watermark(&self, local: Offset) -> Offset {
+        self.followers.iter().filter_map(|follower| follower.log_start).fold(local, Offset::min)
     }
 
     /// The log was appended up to `end`.
-    pub fn on_appended(&mut self, end: Offset) -> Option<Action> {
+    pub fn on_appended(&mut self, end: Offset, now: Instant) -> Actions {
         assert!(
             end >= self.local_end,
             "an append must not move the end back from {} to {end}",
             self.local_end
         );
-        self.local_end = end;
+        if end > self.local_end {
+            for follower in &mut self.followers {
+                if follower.end == Some(self.local_end) {
+                    follower.overtaken_at = Some(now);
+                }
+            }
+            self.local_end = end;
+        }
         match self.durability {
-            Durability::Fsync if self.local_synced < end => Some(Action::Sync),
+            Durability::Fsync if self.local_synced < end => Actions { sync: true, ..Actions::default() },
             Durability::Fsync | Durability::Memory => self.advance(),
         }
     }
 
     /// Everything below `end` is on stable storage.
-    pub fn on_synced(&mut self, end: Offset) -> Option<Action> {
+    pub fn on_synced(&mut self, end: Offset) -> Actions {
         self.local_synced = self.local_synced.max(end);
         self.advance()
     }
 
-    /// Follower `broker`, a member, holds everything below `end`.
-    pub fn on_follower_at(&mut self, broker: i32, end: Offset) -> Option<Action> {
-        let follower = self.followers.iter_mut().find(|f| f.broker == broker)?;
-        follower.end = follower.end.max(end);
-        self.advance()
+    /// Whether a fetch comes from a follower of this partition, asked before anything is read for it.
+    pub fn check_follower(&self, broker: BrokerId, epoch: Option<BrokerEpoch>) -> Result<(), NotAFollower> {
+        let follower = self.followers.iter().find(|follower| follower.broker == broker);
+        let follower = follower.ok_or(NotAFollower::NoReplica(broker))?;
+        match (epoch, follower.active_epoch) {
+            (Some(given), Some(current)) if given < current => {
+                Err(NotAFollower::StaleBrokerEpoch { broker, given, current })
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// The controller changed the in-sync set. A new member counts from the high watermark: it was let in because it had
-    /// reached it.
-    pub fn on_in_sync_set(&mut self, others: &[i32]) -> Option<Action> {
-        self.followers.retain(|f| others.contains(&f.broker));
-        for broker in others {
-            if !self.followers.iter().any(|f| f.broker == *broker) {
-                self.followers.push(Follower { broker: *broker, end: self.high_watermark });
+    /// A follower fetched from an offset that lies in this log and does not diverge from it.
+    pub fn on_follower_fetch(&mut self, fetch: &FollowerFetch, now: Instant, lag_max: Duration) -> Actions {
+        let (local_end, high_watermark, epoch_start) =
+            (self.local_end, self.high_watermark, self.epoch_start);
+        let Some(follower) = self.followers.iter_mut().find(|follower| follower.broker == fetch.broker)
+        else {
+            return Actions::default();
+        };
+        if fetch.end >= local_end {
+            follower.caught_up_at = Some(now);
+        } else if fetch.end >= follower.end_at_fetch && follower.fetched_at > follower.caught_up_at {
+            // It has by now what was there at its previous fetch.
+            follower.caught_up_at = follower.fetched_at;
+        }
+        follower.end = Some(fetch.end);
+        follower.log_start = Some(fetch.log_start);
+        follower.fetch_epoch = fetch.broker_epoch;
+        follower.fetched_at = Some(now);
+        follower.end_at_fetch = local_end;
+        follower.overtaken_at = None;
+        let is_eligible = follower.is_eligible();
+        let is_member = self.membership.in_sync_others.contains(&fetch.broker);
+        follower.is_joining =
+            !is_member && is_eligible && follower.has_caught_up(local_end, now, lag_max, None);
+        // The epoch's start counts too: below it the log of an earlier leader may differ although its end lies past this high
+        // watermark.
+        let has_reached = fetch.end >= high_watermark && fetch.end >= epoch_start;
+        let may_retry = self.refused_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_AFTER);
+        let mut propose = false;
+        if !is_member && is_eligible && has_reached && self.pending.is_none() && may_retry {
+            let mut in_sync_others = self.membership.in_sync_others.clone();
+            in_sync_others.push(fetch.broker);
+            self.pending = Some(Pending { in_sync_others });
+            propose = true;
+        }
+        Actions { propose, ..self.advance() }
+    }
+
+    /// Time passed: members that lag are proposed to leave. `contact` says when a broker last fetched anything from this one.
+    pub fn on_tick(
+        &mut self,
+        now: Instant,
+        lag_max: Duration,
+        contact: impl Fn(BrokerId) -> Option<Instant>,
+    ) -> Actions {
+        let end = self.local_end;
+        for follower in &mut self.followers {
+            let contact = contact(follower.broker);
+            follower.is_joining &= follower.has_caught_up(end, now, lag_max, contact);
+        }
+        let mut propose = false;
+        if self.pending.is_none() {
+            let lags = |id: &BrokerId| {
+                let follower = self.followers.iter().find(|follower| follower.broker == *id);
+                follower.is_none_or(|follower| !follower.has_caught_up(end, now, lag_max, contact(*id)))
+            };
+            let (out, stay): (Vec<_>, Vec<_>) =
+                self.membership.in_sync_others.iter().copied().partition(lags);
+            if !out.is_empty() {
+                self.pending = Some(Pending { in_sync_others: stay });
+                propose = true;
             }
+        }
+        Actions { propose, ..self.advance() }
+    }
+
+    /// The controller's record of the partition, as it is now. Older ones than what is known are ignored.
+    pub fn on_membership(&mut self, membership: Membership, now: Instant) -> Actions {
+        if membership.partition_epoch <= self.membership.partition_epoch {
+            return Actions::default();
+        }
+        self.followers.retain(|follower| membership.others.contains(&follower.broker));
+        for broker in &membership.others {
+            if !self.followers.iter().any(|follower| follower.broker == *broker) {
+                let mut follower = Follower::new(*broker);
+                // A member has its time to show that it is there.
+                follower.caught_up_at = membership.in_sync_others.contains(broker).then_some(now);
+                self.followers.push(follower);
+            }
+        }
+        for follower in &mut self.followers {
+            follower.is_joining &= !membership.in_sync_others.contains(&follower.broker);
+        }
+        self.pending = None;
+        let propose = membership.is_recovering;
+        if propose {
+            // What an unclean election lost is lost; the leader says that it has come to terms with that (KIP-704).
+            self.pending = Some(Pending { in_sync_others: membership.in_sync_others.clone() });
+        }
+        self.membership = membership;
+        Actions { propose, ..self.advance() }
+    }
+
+    /// Which brokers are registered, neither fenced nor shutting down, and in which epoch.
+    pub fn on_brokers(&mut self, active_epoch: impl Fn(BrokerId) -> Option<BrokerEpoch>) -> Actions {
+        for follower in &mut self.followers {
+            follower.active_epoch = active_epoch(follower.broker);
+            follower.is_joining &= follower.is_eligible();
         }
         self.advance()
     }
 
-    /// The rule changed.
-    pub fn on_durability(&mut self, durability: Durability) -> Option<Action> {
+    /// What the controller is to be asked for now; the same again until it is settled.
+    pub fn proposal(&self) -> Option<Proposal> {
+        let pending = self.pending.as_ref()?;
+        let epoch_of = |id: BrokerId| {
+            let follower = self.followers.iter().find(|follower| follower.broker == id);
+            follower.and_then(|follower| follower.fetch_epoch).unwrap_or(BrokerEpoch(-1))
+        };
+        Some(Proposal {
+            partition_epoch: self.membership.partition_epoch,
+            in_sync_others: pending.in_sync_others.iter().map(|id| (*id, epoch_of(*id))).collect(),
+        })
+    }
+
+    /// A proposal that was made with this partition epoch did not come about, or may not have.
+    pub fn on_proposal_failed(
+        &mut self,
+        partition_epoch: PartitionEpoch,
+        outcome: ProposalOutcome,
+        now: Instant,
+    ) -> Actions {
+        if partition_epoch != self.membership.partition_epoch || outcome == ProposalOutcome::AwaitImage {
+            return Actions::default();
+        }
+        self.pending = None;
+        self.refused_at = Some(now);
+        self.advance()
+    }
+
+    /// The rules changed.
+    pub fn on_rules(&mut self, durability: Durability, min_in_sync: usize) -> Actions {
         self.durability = durability;
-        self.on_appended(self.local_end)
+        self.min_in_sync = min_in_sync;
+        let sync = durability == Durability::Fsync && self.local_synced < self.local_end;
+        Actions { sync, ..self.advance() }
     }
 
     fn local(&self) -> Offset {
@@ -112,96 +435,28 @@ impl InSyncSet {
         }
     }
 
-    fn advance(&mut self) -> Option<Action> {
-        let least = self.followers.iter().map(|f| f.end).fold(self.local(), Offset::min);
+    fn advance(&mut self) -> Actions {
+        // With fewer members than required nothing new is committed: who is elected after them need not have it (KIP-966).
+        if self.members_count() < self.min_in_sync() {
+            return Actions::default();
+        }
+        let mut least = self.local();
+        for follower in &self.followers {
+            let is_waited_for = self.maximal().any(|id| id == follower.broker);
+            if is_waited_for {
+                least = least.min(follower.end.unwrap_or(self.high_watermark));
+            } else if follower.is_joining {
+                least = least.min(follower.end.unwrap_or(least));
+            }
+        }
         if least <= self.high_watermark {
-            return None;
+            return Actions::default();
         }
         self.high_watermark = least;
-        Some(Action::AdvanceHighWatermark(least))
+        Actions { advanced: Some(least), ..Actions::default() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn under_fsync_an_append_commits_nothing_before_the_sync() {
-        let mut set = InSyncSet::new(Durability::Fsync, Offset(0), Offset(0), Offset(0));
-        assert_eq!(set.on_appended(Offset(5)), Some(Action::Sync));
-        assert_eq!(set.high_watermark(), Offset(0));
-        assert_eq!(set.on_synced(Offset(3)), Some(Action::AdvanceHighWatermark(Offset(3))));
-        assert_eq!(set.on_synced(Offset(2)), None);
-        assert_eq!(set.on_synced(Offset(5)), Some(Action::AdvanceHighWatermark(Offset(5))));
-    }
-
-    #[test]
-    fn under_memory_an_append_commits_at_once() {
-        let mut set = InSyncSet::new(Durability::Memory, Offset(0), Offset(0), Offset(0));
-        assert_eq!(set.on_appended(Offset(5)), Some(Action::AdvanceHighWatermark(Offset(5))));
-    }
-
-    #[test]
-    fn the_slowest_member_holds_the_high_watermark_until_it_leaves() {
-        let mut set = InSyncSet::new(Durability::Memory, Offset(0), Offset(0), Offset(0));
-        assert_eq!(set.on_in_sync_set(&[2, 3]), None);
-        assert_eq!(set.on_appended(Offset(10)), None);
-        assert_eq!(set.on_follower_at(2, Offset(10)), None);
-        assert_eq!(set.on_follower_at(9, Offset(10)), None, "not a member");
-        assert_eq!(set.on_follower_at(3, Offset(4)), Some(Action::AdvanceHighWatermark(Offset(4))));
-        assert_eq!(set.on_in_sync_set(&[2]), Some(Action::AdvanceHighWatermark(Offset(10))));
-    }
-
-    #[derive(Debug, Clone)]
-    enum Event {
-        Append(i64),
-        Sync(i64),
-        Follower(i32, i64),
-        Members(Vec<i32>),
-        Durability(Durability),
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            (0..20i64).prop_map(Event::Append),
-            (0..200i64).prop_map(Event::Sync),
-            (2..5i32, 0..200i64).prop_map(|(b, o)| Event::Follower(b, o)),
-            prop::collection::vec(2..5i32, 0..3).prop_map(Event::Members),
-            prop_oneof![Just(Durability::Fsync), Just(Durability::Memory)].prop_map(Event::Durability),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn the_high_watermark_never_falls_and_never_passes_the_end(events in prop::collection::vec(event(), 0..60)) {
-            let mut set = InSyncSet::new(Durability::Fsync, Offset(0), Offset(0), Offset(0));
-            let mut end = 0;
-            let mut before = set.high_watermark();
-            for event in events {
-                match event {
-                    Event::Append(count) => {
-                        end += count;
-                        set.on_appended(Offset(end));
-                    }
-                    Event::Sync(at) => {
-                        set.on_synced(Offset(at.min(end)));
-                    }
-                    Event::Follower(broker, at) => {
-                        set.on_follower_at(broker, Offset(at.min(end)));
-                    }
-                    Event::Members(others) => {
-                        set.on_in_sync_set(&others);
-                    }
-                    Event::Durability(durability) => {
-                        set.on_durability(durability);
-                    }
-                }
-                prop_assert!(set.high_watermark() >= before);
-                prop_assert!(set.high_watermark() <= Offset(end));
-                before = set.high_watermark();
-            }
-        }
-    }
-}
+#[path = "in_sync_tests.rs"]
+mod tests;

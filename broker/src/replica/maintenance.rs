@@ -12,7 +12,9 @@ use std::time::Duration;
 use ottla_batch::TimestampMs;
 use ottla_storage::log::{DeletedLog, DeletedSegments};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use super::in_sync::Actions;
 use super::manager::ReplicaManager;
 use super::partition::Replica;
 use crate::clock;
@@ -162,6 +164,7 @@ struct Upkeep {
     checkpoints: Timer,
     producers: Timer,
     idle: Timer,
+    in_sync: Timer,
 }
 
 impl Upkeep {
@@ -174,6 +177,8 @@ impl Upkeep {
             checkpoints: Timer::new(now, initial, config.recovery_point_checkpoint_interval),
             producers: Timer::new(now, initial, config.producer_id_expiration_check_interval),
             idle: Timer::new(now, initial, Duration::from_millis(IDLE_CHECK_INTERVAL_MS as u64)),
+            // Kafka's interval: whoever lags leaves after one and a half times the limit at most.
+            in_sync: Timer::new(now, config.lag_time_max / 2, config.lag_time_max / 2),
             manager,
         }
     }
@@ -202,6 +207,14 @@ impl Upkeep {
                 replica.state.lock().log.expire_producers(now);
             }
         }
+        if self.in_sync.is_due(now) {
+            let (now, lag_max) = (Instant::now(), manager.config().replication.lag_time_max);
+            for replica in manager.replicas() {
+                replica.on_leader(|in_sync| {
+                    in_sync.on_tick(now, lag_max, |broker| manager.follower_sessions().contact(broker))
+                });
+            }
+        }
         if self.idle.is_due(now) {
             for replica in manager.replicas() {
                 release_if_idle(&replica, now);
@@ -220,7 +233,7 @@ fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
     let high_watermark = replica.high_watermark();
     match state.log.delete_old_segments(now, high_watermark) {
         Ok(deleted) => {
-            replica.act(state, [None, None]);
+            replica.act(state, Actions::default());
             for (base_offset, bytes, reason) in deleted.segments() {
                 tracing::info!(
                     topic = %replica.topic(), partition = replica.partition(), %base_offset, bytes, ?reason,
@@ -316,7 +329,7 @@ fn compact(
     let result = {
         let mut state = replica.state.lock();
         let result = state.log.swap_compacted(compacted)?;
-        replica.act(state, [None, None]);
+        replica.act(state, Actions::default());
         result
     };
     tracing::info!(

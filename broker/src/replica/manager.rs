@@ -25,9 +25,14 @@ use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::directory::{Directory, TopicReplicas};
+use super::fetcher::{FetcherContext, Fetchers};
+use super::follower_sessions::FollowerSessions;
 use super::group_commit::{OnFatal, SyncQueue};
+use super::in_sync::Membership;
+use super::isr_changes::IsrChanges;
+use super::links::LeaderLinks;
 use super::maintenance::Maintenance;
-use super::partition::{Replica, TopicSettings, TopicSettingsOf};
+use super::partition::{Queues, Replica, TopicSettings, TopicSettingsOf};
 use super::producer_ids::ProducerIds;
 use super::sessions::FetchSessions;
 use crate::clock;
@@ -50,6 +55,7 @@ pub struct ReplicaOptions {
     pub metrics: Arc<Metrics>,
     pub topic_settings: TopicSettingsOf,
     pub on_fatal: OnFatal,
+    pub links: Arc<dyn LeaderLinks>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +103,13 @@ pub struct ReplicaManager {
     failed: Mutex<HashSet<(TopicId, i32)>>,
     maintenance: Maintenance,
     sessions: FetchSessions,
+    follower_sessions: FollowerSessions,
     producer_ids: ProducerIds,
+    fetchers: Fetchers,
+    isr_changes: Arc<IsrChanges>,
+    /// Ends the task that carries in-sync sets to the controller.
+    stop: watch::Sender<bool>,
+    runtime: tokio::runtime::Handle,
 }
 
 struct Applied {
@@ -138,6 +150,7 @@ impl ReplicaManager {
             metrics,
             topic_settings,
             on_fatal,
+            links,
         } = options;
         let counters = Arc::new(Counters::register(&metrics));
         let mut dirs = Vec::new();
@@ -162,6 +175,19 @@ impl ReplicaManager {
             dirs.push(Dir { log_dir: Arc::new(log_dir), syncs, replicas: AtomicUsize::new(0) });
         }
         let slots = config.replication.fetch_session_slots_max;
+        let fetchers = Fetchers::new(FetcherContext {
+            local,
+            metadata: metadata.clone(),
+            broker_epoch: broker_epoch.clone(),
+            config: config.replication.fetch.clone(),
+            inter_broker_listener: config.inter_broker_listener_name.clone(),
+            links,
+            directories: dirs.iter().map(|dir| dir.log_dir.directory_id()).collect(),
+        });
+        let isr_changes = Arc::new(IsrChanges::default());
+        let stop = watch::Sender::new(false);
+        let changes = Arc::clone(&isr_changes);
+        tokio::spawn(changes.run(metadata.clone(), local, broker_epoch.clone(), stop.subscribe()));
         let empty = Arc::new(Image::empty(metadata.image().cluster_id.clone()));
         let manager = Arc::new(ReplicaManager {
             local,
@@ -177,7 +203,12 @@ impl ReplicaManager {
             failed: Mutex::default(),
             maintenance: Maintenance::default(),
             sessions: FetchSessions::new(slots),
+            follower_sessions: FollowerSessions::default(),
             producer_ids: ProducerIds::default(),
+            fetchers,
+            isr_changes,
+            stop,
+            runtime: tokio::runtime::Handle::current(),
         });
         let mut changes = metadata.changes();
         changes.mark_unchanged();
@@ -324,6 +355,10 @@ impl ReplicaManager {
         &self.sessions
     }
 
+    pub fn follower_sessions(&self) -> &FollowerSessions {
+        &self.follower_sessions
+    }
+
     pub fn producer_ids(&self) -> &ProducerIds {
         &self.producer_ids
     }
@@ -380,6 +415,7 @@ impl ReplicaManager {
 
         self.set_strays_aside(&mut applied, &image);
         let mut wanted = Vec::new();
+        let mut left: Vec<(TopicId, i32)> = Vec::new();
         let is_first = before.topics.is_empty() && before.last_offset == 0;
         for (old, topic) in touched {
             let partitions = topic.partitions.len();
@@ -396,14 +432,20 @@ impl ReplicaManager {
             let mut settings: Option<Arc<TopicSettings>> = None;
             for (partition, state) in topic.partitions.iter().enumerate() {
                 let partition = partition as i32;
+                let known = known.as_ref().and_then(|known| known.get(partition));
                 if !state.replicas.contains(&self.local) {
+                    if let Some(replica) = known {
+                        tracing::info!(topic = %topic.name, partition, "the replica was assigned to others");
+                        self.remove_replica(replica);
+                        left.push((topic.id, partition));
+                    }
                     continue;
                 }
-                match known.as_ref().and_then(|known| known.get(partition)) {
+                match known {
                     Some(replica) => {
                         let before = old.and_then(|old| old.partition(partition));
                         if before.is_none_or(|before| !Arc::ptr_eq(before, state)) {
-                            self.update_role(replica, state);
+                            self.update_role(replica, state, &image);
                         }
                     }
                     None => {
@@ -422,8 +464,10 @@ impl ReplicaManager {
                 }
             }
         }
-        let opened = self.open(wanted);
+        self.directory.remove(&left);
+        let opened = self.open(wanted, &image);
         self.directory.change(opened, &[]);
+        self.tell_leaders_of_brokers(&before, &image);
         self.update_settings(&before, &image);
         self.applied.send_replace(image.last_offset);
         true
@@ -481,9 +525,9 @@ impl ReplicaManager {
         });
     }
 
-    fn open(&self, wanted: Vec<Wanted>) -> Vec<Arc<Replica>> {
+    fn open(&self, wanted: Vec<Wanted>, image: &Image) -> Vec<Arc<Replica>> {
         if wanted.len() < OPEN_IN_PARALLEL_FROM {
-            return wanted.iter().filter_map(|wanted| self.open_one(wanted)).collect();
+            return wanted.iter().filter_map(|wanted| self.open_one(wanted, image)).collect();
         }
         let threads_per_dir = self.config.dynamic().recovery_threads_per_data_dir.max(1);
         let mut by_dir: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
@@ -501,7 +545,7 @@ impl ReplicaManager {
         let turn = AtomicUsize::new(0);
         threads::together((threads_per_dir * dirs).min(order.len()), || {
             while let Some(next) = order.get(turn.fetch_add(1, Ordering::Relaxed)) {
-                if let Some(replica) = self.open_one(next) {
+                if let Some(replica) = self.open_one(next, image) {
                     opened.lock().push(replica);
                 }
             }
@@ -509,7 +553,7 @@ impl ReplicaManager {
         opened.into_inner()
     }
 
-    fn open_one(&self, wanted: &Wanted) -> Option<Arc<Replica>> {
+    fn open_one(&self, wanted: &Wanted, image: &Image) -> Option<Arc<Replica>> {
         let dir = &self.dirs[wanted.dir];
         let topic_id = Some(wanted.topic_id.0);
         let log_config = Arc::clone(&wanted.settings.log);
@@ -522,10 +566,10 @@ impl ReplicaManager {
                     wanted.dir,
                     Arc::clone(&wanted.settings),
                     log,
-                    Arc::clone(&dir.syncs),
+                    Queues { syncs: Arc::clone(&dir.syncs), isr_changes: Arc::clone(&self.isr_changes) },
                 ));
                 self.failed.lock().remove(&(wanted.topic_id, wanted.partition));
-                self.update_role(&replica, &wanted.state);
+                self.update_role(&replica, &wanted.state, image);
                 Some(replica)
             }
             Err(error) => {
@@ -537,35 +581,67 @@ impl ReplicaManager {
         }
     }
 
-    fn update_role(&self, replica: &Arc<Replica>, state: &Partition) {
-        replica.replicas_count.store(state.replicas.len(), Ordering::Relaxed);
-        if state.leader != Some(self.local) {
-            replica.resign();
+    /// Leads or follows as the image says.
+    fn update_role(&self, replica: &Arc<Replica>, state: &Partition, image: &Image) {
+        let epoch = LeaderEpoch(state.leader_epoch.0);
+        let key = (replica.topic_id(), replica.partition());
+        if state.leader == Some(self.local) {
+            self.fetchers.leave(key);
+            let membership = Membership::of(state, self.local);
+            let led = replica.become_leader(epoch, membership, |id| active_epoch(image, id), Instant::now());
+            if let Err(error) = led {
+                tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "can't lead");
+                replica.go_offline();
+            }
             return;
         }
-        let others: Vec<i32> = state.isr.iter().filter(|id| **id != self.local).map(|id| id.0).collect();
-        if let Err(error) = replica.become_leader(LeaderEpoch(state.leader_epoch.0), &others) {
-            tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "can't lead");
-            replica.go_offline();
+        if !replica.become_follower(state.leader, epoch) {
+            return;
+        }
+        match state.leader {
+            Some(leader) => {
+                let _runtime = self.runtime.enter();
+                self.fetchers.follow(replica, leader, epoch, self.config.dynamic().replica_fetchers);
+            }
+            None => self.fetchers.leave(key),
+        }
+    }
+
+    /// Whether a follower may join an in-sync set depends on its broker: leaders hear of those that came, went or restarted.
+    fn tell_leaders_of_brokers(&self, before: &Image, image: &Image) {
+        let is_changed = before.brokers.diff(&image.brokers).any(|change| match change {
+            DiffItem::Add(..) | DiffItem::Remove(..) => true,
+            DiffItem::Update { old: (_, old), new: (_, new) } => {
+                (old.epoch, old.is_active()) != (new.epoch, new.is_active())
+            }
+        });
+        if is_changed {
+            for replica in self.replicas() {
+                replica.on_leader(|in_sync| in_sync.on_brokers(|id| active_epoch(image, id)));
+            }
         }
     }
 
     fn remove_topic(&self, topic_id: TopicId) {
         self.failed.lock().retain(|(failed, _)| *failed != topic_id);
         let Some(topic) = self.directory.by_id(topic_id) else { return };
-        for replica in topic.replicas() {
-            replica.mark_deleted();
-            let dir = &self.dirs[replica.dir];
-            dir.replicas.fetch_sub(1, Ordering::Relaxed);
-            let delay_ms = replica.settings().log.file_delete_delay_ms;
-            let marked = replica.state.lock().log.mark_deleted();
-            match marked {
-                Ok(deleted) => self.maintenance.delete_log_later(deleted, clock::now(), delay_ms),
-                Err(error) => tracing::error!(
-                    topic = %replica.topic(), partition = replica.partition(), %error,
-                    "the directory of a deleted partition can't be renamed"
-                ),
-            }
+        topic.replicas().for_each(|replica| self.remove_replica(replica));
+    }
+
+    /// On the word of the image: the topic is deleted, or others have the partition.
+    fn remove_replica(&self, replica: &Arc<Replica>) {
+        self.fetchers.leave((replica.topic_id(), replica.partition()));
+        replica.mark_deleted();
+        let dir = &self.dirs[replica.dir];
+        dir.replicas.fetch_sub(1, Ordering::Relaxed);
+        let delay_ms = replica.settings().log.file_delete_delay_ms;
+        let marked = replica.state.lock().log.mark_deleted();
+        match marked {
+            Ok(deleted) => self.maintenance.delete_log_later(deleted, clock::now(), delay_ms),
+            Err(error) => tracing::error!(
+                topic = %replica.topic(), partition = replica.partition(), %error,
+                "the directory of a deleted partition can't be renamed"
+            ),
         }
     }
 
@@ -614,6 +690,8 @@ impl ReplicaManager {
                 return;
             }
         }
+        self.fetchers.stop();
+        self.stop.send_replace(true);
         self.maintenance.stop();
         for dir in &self.dirs {
             dir.syncs.stop();
@@ -645,6 +723,11 @@ impl ReplicaManager {
             }
         }
     }
+}
+
+/// The epoch of a broker that may be in sync.
+fn active_epoch(image: &Image, id: BrokerId) -> Option<BrokerEpoch> {
+    image.broker(id).filter(|broker| broker.is_active()).map(|broker| broker.epoch)
 }
 
 /// Ends when the metadata or the manager goes away; does not keep the manager, and with it the locks of its directories.

@@ -2,7 +2,11 @@
 //!
 //! - [`Replica`]: one partition. Appends and reads go through it, never to the log directly.
 //! - [`ReplicaManager`]: all of them; follows the metadata image.
-//! - [`in_sync`]: the machine that decides the high watermark. [`waiters`]: who waits, and how they are woken.
+//! - [`in_sync`]: the leader's machine: what is committed, and who is in sync. `isr_changes` carries its proposals to the
+//!   controller. [`follower_sessions`]: the fetches of followers, by what moved.
+//! - `fetcher`: follows a leader: `fetch_plan` (what to ask next) -> [`links`] -> `following` (check, append, cut) -> one sync for
+//!   all that came -> the next fetch, which says so to the leader.
+//! - [`waiters`]: who waits, and how they are woken.
 //!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
 //!   [`sessions`]: fetch sessions (KIP-227).
 //!
@@ -13,8 +17,14 @@
 mod append;
 mod counters;
 mod directory;
+mod fetch_plan;
+mod fetcher;
+pub mod follower_sessions;
+mod following;
 pub mod group_commit;
 pub mod in_sync;
+mod isr_changes;
+pub mod links;
 mod maintenance;
 mod manager;
 mod partition;
@@ -32,7 +42,7 @@ pub use in_sync::Durability;
 pub use manager::{LookupError, ReplicaManager, ReplicaOptions, StartError};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
 pub use producer_ids::ProducerIdError;
-pub use read::{Isolation, Read, ReadBound, ReadError, ReadRequest};
+pub use read::{Isolation, Read, ReadBound, ReadError, ReadRequest, Served};
 
 /// Kafka's own topics: clients read them, only coordinators write them.
 pub fn is_internal_topic(name: &str) -> bool {

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicUsize,
 
 use arc_swap::ArcSwap;
 use ottla_batch::{AppendPolicy, CompressionPolicy, LeaderEpoch, Offset, TimestampMs, TimestampType};
-use ottla_raft::{Image, TopicId};
+use ottla_raft::{BrokerEpoch, BrokerId, Image, TopicId};
 use ottla_storage::log::{Log, LogConfig, Synced};
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use super::group_commit::SyncQueue;
-use super::in_sync::{Action, Durability, InSyncSet};
+use super::in_sync::{Actions, Durability, InSyncSet, Membership};
+use super::isr_changes::IsrChanges;
 use super::waiters::Waiters;
 use crate::clock;
 
@@ -80,6 +82,7 @@ enum Role {
     Leader = 1,
     Offline = 2,
     Deleted = 3,
+    Follower = 4,
 }
 
 /// See the module's head.
@@ -95,14 +98,19 @@ pub struct Replica {
     pub(super) syncs: Arc<SyncQueue>,
     /// Owned by `group_commit`.
     pub(super) sync_stage: AtomicU8,
-    /// How many brokers hold the partition, in sync or not.
+    /// Where a leader says that its in-sync set should change.
+    pub(super) isr_changes: Arc<IsrChanges>,
+    /// Whether `isr_changes` has it queued.
+    pub(super) isr_change_is_queued: AtomicBool,
+    /// While this broker leads: how many replicas there are, and for how many of them the high watermark waits.
     pub(super) replicas_count: AtomicUsize,
+    pub(super) in_sync_count: AtomicUsize,
     /// The last append failed because of the disk.
     pub(super) appends_fail: AtomicBool,
     /// Whether compaction has it now.
     pub(super) compacting: AtomicBool,
     role: AtomicU8,
-    /// -1 unless this broker leads.
+    /// The epoch in which this broker leads or follows; -1 if it does neither.
     leader_epoch: AtomicI32,
     /// First offset a reader gets.
     log_start: AtomicI64,
@@ -118,10 +126,26 @@ pub struct Replica {
     pub(super) last_used_ms: AtomicI64,
 }
 
+/// Where a replica queues itself for what others do.
+pub(super) struct Queues {
+    pub syncs: Arc<SyncQueue>,
+    pub isr_changes: Arc<IsrChanges>,
+}
+
 /// What the lock guards.
 pub(super) struct State {
     pub log: Log,
+    /// Of this and `follower` at most one.
     pub leader: Option<Leader>,
+    pub follower: Option<Following>,
+}
+
+/// Whom a follower follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Following {
+    /// `None` while the partition has no leader.
+    pub leader: Option<BrokerId>,
+    pub epoch: LeaderEpoch,
 }
 
 pub(super) struct Leader {
@@ -137,7 +161,7 @@ impl Replica {
         dir: usize,
         settings: Arc<TopicSettings>,
         log: Log,
-        syncs: Arc<SyncQueue>,
+        queues: Queues,
     ) -> Replica {
         let replica = Replica {
             topic,
@@ -146,9 +170,12 @@ impl Replica {
             dir,
             settings: ArcSwap::new(settings),
             waiters: Waiters::default(),
-            syncs,
+            syncs: queues.syncs,
             sync_stage: AtomicU8::new(0),
+            isr_changes: queues.isr_changes,
+            isr_change_is_queued: AtomicBool::new(false),
             replicas_count: AtomicUsize::new(1),
+            in_sync_count: AtomicUsize::new(1),
             appends_fail: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             role: AtomicU8::new(Role::Idle as u8),
@@ -159,7 +186,7 @@ impl Replica {
             epoch_start: AtomicI64::new(0),
             end: AtomicI64::new(log.end_offset().0),
             last_used_ms: AtomicI64::new(clock::now().0),
-            state: Mutex::new(State { log, leader: None }),
+            state: Mutex::new(State { log, leader: None, follower: None }),
         };
         replica.publish(&replica.state.lock());
         replica
@@ -217,7 +244,7 @@ impl Replica {
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
         match self.role() {
             Role::Leader => Some(LeaderEpoch(self.leader_epoch.load(Ordering::Acquire))),
-            Role::Idle | Role::Offline | Role::Deleted => None,
+            Role::Idle | Role::Follower | Role::Offline | Role::Deleted => None,
         }
     }
 
@@ -226,18 +253,22 @@ impl Replica {
         let Some(current) = self.leader_epoch() else {
             return Err(self.no_leader());
         };
-        if given == LeaderEpoch::NONE || given == current {
-            Ok(current)
-        } else if given < current {
-            Err(LeaderError::FencedEpoch { given, current })
-        } else {
-            Err(LeaderError::UnknownEpoch { given, current })
+        compare_epochs(given, current)
+    }
+
+    /// As [`Replica::check_leader`], for a reader that a follower may serve too.
+    pub fn check_leader_or_follower(&self, given: LeaderEpoch) -> Result<LeaderEpoch, LeaderError> {
+        match self.role() {
+            Role::Leader | Role::Follower => {
+                compare_epochs(given, LeaderEpoch(self.leader_epoch.load(Ordering::Acquire)))
+            }
+            Role::Idle | Role::Offline | Role::Deleted => Err(self.no_leader()),
         }
     }
 
     pub(super) fn no_leader(&self) -> LeaderError {
         match self.role() {
-            Role::Leader | Role::Idle => LeaderError::NotLeader,
+            Role::Leader | Role::Follower | Role::Idle => LeaderError::NotLeader,
             Role::Offline => LeaderError::Offline,
             Role::Deleted => LeaderError::Deleted,
         }
@@ -248,15 +279,19 @@ impl Replica {
             1 => Role::Leader,
             2 => Role::Offline,
             3 => Role::Deleted,
+            4 => Role::Follower,
             _ => Role::Idle,
         }
     }
 
-    /// Leads from now on in `epoch` with these other members of the in-sync set; again with a newer epoch or set.
+    /// Leads from now on in `epoch`; again with a newer epoch, or with the newer membership of the same. `active_epoch`: see
+    /// [`InSyncSet::on_brokers`].
     pub(super) fn become_leader(
         self: &Arc<Replica>,
         epoch: LeaderEpoch,
-        in_sync_others: &[i32],
+        membership: Membership,
+        active_epoch: impl Fn(BrokerId) -> Option<BrokerEpoch>,
+        now: Instant,
     ) -> Result<(), ottla_storage::log::ChangeError> {
         let mut state = self.state.lock();
         if matches!(self.role(), Role::Offline | Role::Deleted) {
@@ -265,19 +300,57 @@ impl Replica {
         let (synced, end) = (state.log.synced_end_offset(), state.log.end_offset());
         if state.leader.as_ref().is_none_or(|leader| leader.epoch < epoch) {
             state.log.assign_epoch(epoch, end)?;
+            let (durability, min_in_sync) = self.rules();
             let in_sync =
-                InSyncSet::new(self.settings.load().durability, end, synced.min(end), self.high_watermark());
+                InSyncSet::new(durability, min_in_sync, end, synced.min(end), self.high_watermark());
+            state.follower = None;
             state.leader = Some(Leader { epoch, in_sync });
             self.epoch_start.store(end.0, Ordering::Release);
             self.leader_epoch.store(epoch.0, Ordering::Release);
             self.role.store(Role::Leader as u8, Ordering::Release);
         }
         let Some(leader) = state.leader.as_mut() else { return Ok(()) };
-        let members = leader.in_sync.on_in_sync_set(in_sync_others);
+        let members = leader.in_sync.on_membership(membership, now);
+        let brokers = leader.in_sync.on_brokers(active_epoch);
         // A restart or a changed set may have moved what counts.
-        let appended = leader.in_sync.on_appended(end);
-        self.act(state, [members, appended]);
+        let appended = leader.in_sync.on_appended(end, now);
+        self.act(state, members.and(brokers).and(appended));
         Ok(())
+    }
+
+    /// Follows from now on, in `epoch`. True if that is news: another leader, another epoch, or the end of an own leadership.
+    pub(super) fn become_follower(&self, leader: Option<BrokerId>, epoch: LeaderEpoch) -> bool {
+        {
+            let mut state = self.state.lock();
+            if matches!(self.role(), Role::Offline | Role::Deleted) {
+                return false;
+            }
+            let following = Following { leader, epoch };
+            if state.follower == Some(following) {
+                return false;
+            }
+            state.leader = None;
+            state.follower = Some(following);
+            self.leader_epoch.store(epoch.0, Ordering::Release);
+            self.role.store(Role::Follower as u8, Ordering::Release);
+        }
+        self.waiters.on_ended();
+        true
+    }
+
+    /// `ottla.durability` and `min.insync.replicas`.
+    fn rules(&self) -> (Durability, usize) {
+        let settings = self.settings.load();
+        (settings.durability, settings.min_in_sync)
+    }
+
+    /// An event for the leader's machine, if this broker leads.
+    pub(super) fn on_leader(self: &Arc<Replica>, event: impl FnOnce(&mut InSyncSet) -> Actions) {
+        let mut state = self.state.lock();
+        if let Some(leader) = state.leader.as_mut() {
+            let actions = event(&mut leader.in_sync);
+            self.act(state, actions);
+        }
     }
 
     /// Serves nothing more in this role; those who wait are told.
@@ -288,13 +361,14 @@ impl Replica {
                 return;
             }
             state.leader = None;
+            state.follower = None;
             self.leader_epoch.store(-1, Ordering::Release);
             self.role.store(role as u8, Ordering::Release);
         }
         self.waiters.on_ended();
     }
 
-    /// Another broker leads.
+    /// Neither leads nor follows any more: the broker stops.
     pub(super) fn resign(&self) {
         self.leave(Role::Idle);
     }
@@ -319,12 +393,12 @@ impl Replica {
     }
 
     pub(super) fn update_settings(self: &Arc<Replica>, settings: Arc<TopicSettings>) {
-        let durability = settings.durability;
+        let (durability, min_in_sync) = (settings.durability, settings.min_in_sync);
         let mut state = self.state.lock();
         state.log.update_config(Arc::clone(&settings.log));
         self.settings.store(settings);
-        let action = state.leader.as_mut().and_then(|leader| leader.in_sync.on_durability(durability));
-        self.act(state, [action, None]);
+        let actions = state.leader.as_mut().map(|leader| leader.in_sync.on_rules(durability, min_in_sync));
+        self.act(state, actions.unwrap_or_default());
     }
 
     /// A sync of the log ended well.
@@ -333,50 +407,87 @@ impl Replica {
         state.log.on_synced(synced);
         // What the log makes of it counts: after a truncation an older sync says nothing.
         let end = state.log.synced_end_offset();
-        let action = state.leader.as_mut().and_then(|leader| leader.in_sync.on_synced(end));
-        self.act(state, [action, None]);
+        let actions = state.leader.as_mut().map(|leader| leader.in_sync.on_synced(end));
+        self.act(state, actions.unwrap_or_default());
+        self.waiters.on_synced(end);
     }
 
     /// Publishes the bounds, lets the lock go, and does what the machine asked for.
-    pub(super) fn act(self: &Arc<Replica>, state: MutexGuard<'_, State>, actions: [Option<Action>; 2]) {
-        self.publish(&state);
+    pub(super) fn act(self: &Arc<Replica>, state: MutexGuard<'_, State>, actions: Actions) {
+        let moved = self.publish(&state);
         let high_watermark = self.high_watermark();
-        // ORDER: waiters and the sync queue are touched without the log's lock, so that those they wake do not run into it.
+        // ORDER: waiters and queues are touched without the log's lock, so that those they wake do not run into it.
         drop(state);
-        let mut moved = false;
-        for action in actions.into_iter().flatten() {
-            match action {
-                Action::AdvanceHighWatermark(_) => moved = true,
-                Action::Sync => self.syncs.request(self),
-            }
+        if actions.sync {
+            self.syncs.request(self);
         }
-        if moved {
+        if actions.propose {
+            self.isr_changes.push(self);
+        }
+        if moved.end {
+            self.waiters.on_end_moved();
+        }
+        if moved.high_watermark {
             self.waiters.on_moved(high_watermark);
         }
     }
 
     /// Makes the bounds visible to those who read without the lock.
-    pub(super) fn publish(&self, state: &State) {
+    pub(super) fn publish(&self, state: &State) -> Moved {
+        let end = state.log.end_offset();
         self.log_start.store(state.log.log_start_offset().0, Ordering::Release);
-        self.end.store(state.log.end_offset().0, Ordering::Release);
+        let mut moved = Moved { end: self.end.swap(end.0, Ordering::AcqRel) < end.0, high_watermark: false };
         if let Some(leader) = &state.leader {
             let high_watermark = leader.in_sync.high_watermark().max(state.log.log_start_offset());
             let before = self.high_watermark.fetch_max(high_watermark.0, Ordering::SeqCst);
+            moved.high_watermark = before < high_watermark.0;
             assert!(
-                before <= state.log.end_offset().0,
-                "the high watermark {before} of {}-{} must not pass the end {}",
+                before <= end.0,
+                "the high watermark {before} of {}-{} must not pass the end {end}",
                 self.topic,
                 self.partition,
-                state.log.end_offset()
             );
+            self.replicas_count.store(leader.in_sync.replicas_count(), Ordering::Relaxed);
+            self.in_sync_count.store(leader.in_sync.maximal_count(), Ordering::Relaxed);
         }
         let first_unstable = state.log.first_unstable_offset(self.high_watermark());
         self.first_unstable.store(first_unstable.map_or(i64::MAX, |offset| offset.0), Ordering::SeqCst);
+        moved
+    }
+
+    /// A follower heard of this high watermark, or the checkpoint says so: it holds of what is here. Called under the log's lock.
+    /// True if it moved.
+    pub(super) fn raise_high_watermark(&self, state: &State, to: Offset) -> bool {
+        let to = to.min(state.log.end_offset()).max(state.log.log_start_offset());
+        self.high_watermark.fetch_max(to.0, Ordering::SeqCst) < to.0
+    }
+
+    /// A follower cut its log: what lay above is gone, as what the leader has says. Called under the log's lock.
+    pub(super) fn lower_high_watermark(&self, state: &State) {
+        self.high_watermark.fetch_min(state.log.end_offset().0, Ordering::SeqCst);
     }
 
     pub(super) fn touch(&self, now: TimestampMs) {
         // A plain store by whoever comes: nobody needs to know who was last.
         self.last_used_ms.store(now.0, Ordering::Relaxed);
+    }
+}
+
+/// What of the bounds moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moved {
+    pub end: bool,
+    pub high_watermark: bool,
+}
+
+/// Whether an epoch that a client believes in is the current one; -1 believes in any.
+fn compare_epochs(given: LeaderEpoch, current: LeaderEpoch) -> Result<LeaderEpoch, LeaderError> {
+    if given == LeaderEpoch::NONE || given == current {
+        Ok(current)
+    } else if given < current {
+        Err(LeaderError::FencedEpoch { given, current })
+    } else {
+        Err(LeaderError::UnknownEpoch { given, current })
     }
 }
 

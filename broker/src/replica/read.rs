@@ -1,13 +1,16 @@
 //! Reading as the leader: fence, bound by what the reader may see, and name the bytes without copying them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ottla_batch::{LeaderEpoch, Offset, TimestampMs};
 use ottla_storage::log::{
     AbortedTransaction, ActiveProducer, ChangeError, EpochEnd, FirstBatch, LogSlice, TimestampedOffset,
 };
+use tokio::time::Instant;
 
-use super::partition::{LeaderError, Replica};
+use super::in_sync::{Actions, FollowerFetch, NotAFollower};
+use super::partition::{LeaderError, Replica, State};
 use crate::clock;
 
 /// `isolation_level` of a consumer.
@@ -41,6 +44,8 @@ pub enum ReadError {
     #[error(transparent)]
     Leader(#[from] LeaderError),
     #[error(transparent)]
+    Follower(#[from] NotAFollower),
+    #[error(transparent)]
     Log(#[from] ottla_storage::log::ReadError),
 }
 
@@ -55,6 +60,15 @@ pub struct ReadRequest {
     pub leader_epoch: LeaderEpoch,
     /// The epoch of the reader's last record, -1 for none: a reader whose log diverged is told where (KIP-595).
     pub last_fetched_epoch: LeaderEpoch,
+    /// Whether a follower's copy will do (KIP-392).
+    pub served: Served,
+}
+
+/// Who may serve a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    ByLeader,
+    ByAnyReplica,
 }
 
 /// What a fetch is told of one partition.
@@ -91,28 +105,66 @@ impl Replica {
         state.log.read(from, state.log.end_offset(), bytes_max, FirstBatch::Whole)
     }
 
-    /// Answers a fetch of this partition.
+    /// Answers a fetch of a consumer, or of whoever else only reads.
     pub fn read(&self, request: &ReadRequest) -> Result<Read, ReadError> {
+        match request.served {
+            Served::ByLeader => self.check_leader(request.leader_epoch)?,
+            Served::ByAnyReplica => self.check_leader_or_follower(request.leader_epoch)?,
+        };
+        // The poll of a consumer that has everything needs no lock: most partitions of most fetches.
+        let log_start_offset = self.log_start_offset();
+        let caught_up = request.from == self.bound(request.bound) && request.from >= log_start_offset;
+        if caught_up && request.last_fetched_epoch == LeaderEpoch::NONE {
+            return Ok(Read {
+                slice: None,
+                high_watermark: self.high_watermark(),
+                last_stable_offset: self.last_stable_offset(),
+                log_start_offset,
+                diverging: None,
+                aborted: Vec::new(),
+            });
+        }
+        self.touch(clock::now());
+        self.read_locked(&self.state.lock(), request)
+    }
+
+    /// Answers a fetch of a follower up to the end of the log. `fetch` is what it says about itself, which counts from now
+    /// on; `None` when it was counted before.
+    pub fn read_for_follower(
+        self: &Arc<Replica>,
+        request: &ReadRequest,
+        fetch: Option<&FollowerFetch>,
+        lag_max: Duration,
+    ) -> Result<Read, ReadError> {
+        let mut state = self.state.lock();
         self.check_leader(request.leader_epoch)?;
+        if let (Some(fetch), Some(leader)) = (fetch, &state.leader) {
+            leader.in_sync.check_follower(fetch.broker, fetch.broker_epoch)?;
+        }
+        let mut read = self.read_locked(&state, request)?;
+        // ORDER: counted only after the read found that its offset lies in this log and its last epoch ends here too. What a
+        // follower holds of another history is worth nothing (KIP-101).
+        if let (Some(fetch), Some(leader), None) = (fetch, state.leader.as_mut(), &read.diverging) {
+            let actions = leader.in_sync.on_follower_fetch(fetch, Instant::now(), lag_max);
+            self.act(state, actions);
+            read.high_watermark = self.high_watermark();
+        }
+        if read.slice.is_some() {
+            self.touch(clock::now());
+        }
+        Ok(read)
+    }
+
+    fn read_locked(&self, state: &State, request: &ReadRequest) -> Result<Read, ReadError> {
+        // Under the lock the bounds belong together.
         let mut read = Read {
             slice: None,
             high_watermark: self.high_watermark(),
             last_stable_offset: self.last_stable_offset(),
-            log_start_offset: self.log_start_offset(),
+            log_start_offset: state.log.log_start_offset(),
             diverging: None,
             aborted: Vec::new(),
         };
-        // The poll of a consumer that has everything needs no lock: most partitions of most fetches.
-        let caught_up = request.from == self.bound(request.bound) && request.from >= read.log_start_offset;
-        if caught_up && request.last_fetched_epoch == LeaderEpoch::NONE {
-            return Ok(read);
-        }
-        self.touch(clock::now());
-        let state = self.state.lock();
-        // Under the lock the bounds belong together.
-        read.high_watermark = self.high_watermark();
-        read.last_stable_offset = self.last_stable_offset();
-        read.log_start_offset = state.log.log_start_offset();
         let end = state.log.end_offset();
         if request.last_fetched_epoch != LeaderEpoch::NONE {
             let known = state.log.end_offset_for_epoch(request.last_fetched_epoch);
@@ -190,7 +242,7 @@ impl Replica {
         let high_watermark = self.high_watermark();
         state.log.increment_log_start_offset(offset, high_watermark)?;
         let start = state.log.log_start_offset();
-        self.act(state, [None, None]);
+        self.act(state, Actions::default());
         Ok(start)
     }
 }

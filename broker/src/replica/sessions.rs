@@ -49,7 +49,7 @@ pub struct Told {
 
 impl Told {
     /// Nothing was told yet, or an error, after which everything is news.
-    const NOTHING: Told = Told { high_watermark: -1, log_start_offset: -1 };
+    pub const NOTHING: Told = Told { high_watermark: -1, log_start_offset: -1 };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

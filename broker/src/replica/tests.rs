@@ -9,13 +9,16 @@ use ottla_batch::{
     AppendOrigin, BatchBuilder, BatchOptions, CheckedBatches, CompressionPolicy, LeaderEpoch, Offset, Record,
     TimestampMs, TimestampType, check_produced,
 };
-use ottla_raft::TopicId;
+use ottla_raft::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId};
 use ottla_storage::disk::{Disk, Fault, SimulatedDisk};
 use ottla_storage::log::{FirstBatch, LogConfig};
 use ottla_storage::logdir::LogDir;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::group_commit::SyncQueue;
+use super::in_sync::Membership;
+use super::partition::Queues;
 use super::waiters::{AckWait, FetchWait};
 use super::*;
 
@@ -67,9 +70,9 @@ impl Bench {
             0,
             Arc::new(settings),
             log,
-            Arc::clone(&syncs),
+            Queues { syncs: Arc::clone(&syncs), isr_changes: Arc::default() },
         ));
-        replica.become_leader(EPOCH, &[]).unwrap();
+        lead(&replica, 0, &[], &[]);
         Bench { disk, _dir: dir, syncs, replica, fatal }
     }
 
@@ -96,8 +99,21 @@ impl Bench {
             first_batch: FirstBatch::Whole,
             leader_epoch: LeaderEpoch::NONE,
             last_fetched_epoch: LeaderEpoch::NONE,
+            served: Served::ByLeader,
         })
     }
+}
+
+/// Leads with these other replicas, of which some are in sync.
+fn lead(replica: &Arc<Replica>, partition_epoch: i32, others: &[i32], in_sync: &[i32]) {
+    let ids = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect();
+    let membership = Membership {
+        partition_epoch: PartitionEpoch(partition_epoch),
+        others: ids(others),
+        in_sync_others: ids(in_sync),
+        is_recovering: false,
+    };
+    replica.become_leader(EPOCH, membership, |_| Some(BrokerEpoch(1)), Instant::now()).unwrap();
 }
 
 fn batch(value: &'static str) -> CheckedBatches {
@@ -265,13 +281,13 @@ fn epochs_fence_appends_and_reads() {
 #[test]
 fn too_small_an_in_sync_set_refuses_acks_all_only() {
     let bench = Bench::new(Durability::Memory);
-    bench.replica.replicas_count.store(3, Ordering::Relaxed);
+    lead(&bench.replica, 1, &[2, 3], &[]);
     bench.replica.update_settings(Arc::new(TopicSettings { min_in_sync: 2, ..settings(Durability::Memory) }));
     let error = bench.append(RequiredAcks::All).unwrap_err();
     assert!(matches!(error, AppendError::NotEnoughReplicas { in_sync: 1, required: 2 }), "{error}");
     bench.append(RequiredAcks::Leader).unwrap();
     // A topic with one replica cannot ask for two.
-    bench.replica.replicas_count.store(1, Ordering::Relaxed);
+    lead(&bench.replica, 2, &[], &[]);
     bench.append(RequiredAcks::All).unwrap();
 }
 
@@ -279,11 +295,11 @@ fn too_small_an_in_sync_set_refuses_acks_all_only() {
 fn an_in_sync_follower_holds_the_high_watermark() {
     let bench = Bench::new(Durability::Memory);
     bench.append(RequiredAcks::All).unwrap();
-    bench.replica.become_leader(EPOCH, &[2]).unwrap();
+    lead(&bench.replica, 1, &[2], &[2]);
     let (_, mut committed) = bench.append(RequiredAcks::All).unwrap();
     assert_eq!((&mut committed).now_or_never(), None);
     assert_eq!(bench.replica.high_watermark(), Offset(1));
-    bench.replica.become_leader(EPOCH, &[]).unwrap();
+    lead(&bench.replica, 2, &[2], &[]);
     assert_eq!(committed.now_or_never(), Some(Ok(())), "the follower left the set");
 }
 

@@ -3,6 +3,9 @@
 //! - A produce waits for one or more partitions ([`AckWait`]). Its task is woken once, when the last of them is settled.
 //! - A fetch waits for any of its partitions ([`FetchWait`]). A partition that moves names itself and forgets the waiter;
 //!   the fetch looks again at the named ones only, and registers again with those if it goes on waiting.
+//! - A follower's sync is waited for as a produce is, by the offset that it shall reach.
+//! - The session of a follower ([`FollowerWaiter`]) is told of every movement as long as it lives: of the log's end, which
+//!   brings records, and of the high watermark.
 //!
 //! A fetch that ends for another reason (answered, timed out, connection gone) takes its registrations back when it is
 //! dropped; a produce's registrations go away when the high watermark passes them, which bounds them by the appends in
@@ -11,8 +14,8 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
@@ -122,11 +125,30 @@ impl Future for FetchNews {
     }
 }
 
+/// What happened to a partition that a follower fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowerNews {
+    /// There is more to fetch, or the leadership ended: worth an answer.
+    EndMoved,
+    /// Only the high watermark moved: it travels with the next records, or a little later without.
+    HighWatermarkMoved,
+}
+
+/// A follower's session, which keeps the partitions it fetches by an index of its choice.
+pub trait FollowerWaiter: Send + Sync + std::fmt::Debug {
+    fn on_news(&self, index: u32, news: FollowerNews);
+}
+
 /// Those who wait for one replica.
 #[derive(Debug, Default)]
 pub struct Waiters {
     /// In the order of the offsets: appends register under the log's lock.
     acks: Mutex<VecDeque<(Offset, Arc<AckWait>)>>,
+    /// In no order, and few: one for each fetch of a follower.
+    syncs: Mutex<Vec<(Offset, Arc<AckWait>)>>,
+    followers: Mutex<Vec<(Weak<dyn FollowerWaiter>, u32)>>,
+    /// Whether `followers` may hold someone.
+    has_followers: AtomicBool,
     fetches: Mutex<Vec<(Arc<FetchWait>, u32)>>,
     /// Whether `fetches` may hold someone: an append without waiting consumers costs one load.
     has_fetches: AtomicBool,
@@ -142,6 +164,27 @@ impl Waiters {
         // A duplicate append waits for an offset that lies before those in flight.
         let at = acks.partition_point(|(offset, _)| *offset <= required);
         acks.insert(at, (required, Arc::clone(wait)));
+    }
+
+    /// `wait` is settled when everything below `required` is on stable storage. The caller holds the log's lock.
+    pub fn register_sync(&self, required: Offset, wait: &Arc<AckWait>) {
+        wait.open.fetch_add(1, Ordering::AcqRel);
+        self.syncs.lock().push((required, Arc::clone(wait)));
+    }
+
+    /// `waiter` hears of all movements from now on, until it is dropped or deregistered.
+    pub fn register_follower(&self, waiter: Weak<dyn FollowerWaiter>, index: u32) {
+        let mut followers = self.followers.lock();
+        followers.retain(|(other, _)| other.strong_count() > 0);
+        followers.push((waiter, index));
+        // ORDER: as in `register_fetch`.
+        self.has_followers.store(true, Ordering::SeqCst);
+    }
+
+    pub fn deregister_follower(&self, waiter: &Weak<dyn FollowerWaiter>) {
+        let mut followers = self.followers.lock();
+        followers.retain(|(other, _)| other.strong_count() > 0 && !other.ptr_eq(waiter));
+        self.has_followers.store(!followers.is_empty(), Ordering::SeqCst);
     }
 
     /// Asks for one wake-up of `wait` at the next movement of this replica.
@@ -173,6 +216,34 @@ impl Waiters {
             }
         }
         self.wake_fetches();
+        self.tell_followers(FollowerNews::HighWatermarkMoved);
+    }
+
+    /// Records were appended, whose end was published before this call.
+    pub fn on_end_moved(&self) {
+        self.tell_followers(FollowerNews::EndMoved);
+    }
+
+    /// Everything below `end` is on stable storage.
+    pub fn on_synced(&self, end: Offset) {
+        self.syncs.lock().retain(|(required, wait)| {
+            let is_reached = *required <= end;
+            if is_reached {
+                wait.settle_one();
+            }
+            !is_reached
+        });
+    }
+
+    fn tell_followers(&self, news: FollowerNews) {
+        if !self.has_followers.load(Ordering::SeqCst) {
+            return;
+        }
+        for (follower, index) in self.followers.lock().iter() {
+            if let Some(follower) = follower.upgrade() {
+                follower.on_news(*index, news);
+            }
+        }
     }
 
     /// Settles everything: the replica is no leader any more, was deleted, or went offline. Those woken find the reason in the
@@ -181,7 +252,11 @@ impl Waiters {
         for (_, wait) in std::mem::take(&mut *self.acks.lock()) {
             wait.settle_one();
         }
+        for (_, wait) in std::mem::take(&mut *self.syncs.lock()) {
+            wait.settle_one();
+        }
         self.wake_fetches();
+        self.tell_followers(FollowerNews::EndMoved);
     }
 
     fn wake_fetches(&self) {

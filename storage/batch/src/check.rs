@@ -157,6 +157,14 @@ impl CheckedBatches {
         self.batches.len()
     }
 
+    /// Some of them.
+    pub fn select(&self, range: std::ops::Range<usize>) -> CheckedBatches {
+        if range == (0..self.batches.len()) {
+            return self.clone();
+        }
+        CheckedBatches::new(self.batches[range].to_vec(), None)
+    }
+
     /// Bytes of all batches as they are to be stored.
     pub fn size_in_bytes(&self) -> usize {
         self.size_in_bytes

@@ -15,10 +15,12 @@ use super::{ChangeError, Log, ReadError};
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
 impl Log {
-    /// Removes everything from `end_offset` on. A batch that spans it goes as a whole. Nothing happens when the log ends before.
+    /// Removes everything from `end_offset` on. A batch that spans it goes as a whole. When the log ends before, only the leader
+    /// epochs that begin there go: those of a leader that appended nothing, which the next leader need not have heard of.
     pub fn truncate_to(&mut self, end_offset: Offset) -> Result<(), ChangeError> {
         self.latch.check()?;
         if end_offset >= self.end_offset {
+            self.epochs.truncate_from_end(end_offset);
             return Ok(());
         }
         if end_offset < self.segments[0].base_offset || end_offset < self.log_start_offset {

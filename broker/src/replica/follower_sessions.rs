@@ -1,0 +1,373 @@
+//! The fetch sessions of followers (KIP-227), kept so that a fetch costs what has changed, not what is followed: a session is
+//! told by its partitions when they move ([`FollowerWaiter`]), and looks only at those and at what a request names.
+//!
+//! A follower has at most two requests of a session under way. The second one ends the wait of the first: so partitions
+//! that come to a follower while its fetch waits need not wait for the end of that. A partition that was answered with
+//! records or an error is not looked at again before a request names it; the follower names it, also where nothing changed.
+//!
+//! Bounds: [`SESSIONS_MAX`] sessions. A new session of a follower ends its sessions of an older broker epoch, and the
+//! one that was idle the longest gives its place when there are too many; a follower without one begins anew.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures::task::AtomicWaker;
+use ottla_batch::{LeaderEpoch, Offset};
+use ottla_raft::{BrokerEpoch, BrokerId, TopicId};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::partition::Replica;
+use super::sessions::{SessionError, Told};
+use super::waiters::{FollowerNews, FollowerWaiter};
+
+/// Brokers times their fetchers, with room for those that began anew.
+const SESSIONS_MAX: usize = 1_000;
+
+/// Who fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowerId {
+    pub broker: BrokerId,
+    /// `None` before Fetch v15.
+    pub broker_epoch: Option<BrokerEpoch>,
+}
+
+/// What a request says of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowerWants {
+    pub topic: TopicId,
+    pub partition: i32,
+    pub end: Offset,
+    pub log_start: Offset,
+    pub bytes_max: usize,
+    pub leader_epoch: LeaderEpoch,
+    pub last_fetched_epoch: LeaderEpoch,
+}
+
+/// A partition of a session.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    pub wants: FollowerWants,
+    /// `None` while this broker has no replica of it; looked up again when a request names it.
+    pub replica: Option<Arc<Replica>>,
+    pub told: Told,
+    /// A request said it, and nobody has counted that yet.
+    pub is_new: bool,
+    /// It was answered with records or an error.
+    awaits_request: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Epoch of the next request.
+    next_epoch: i32,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    by_key: HashMap<(TopicId, i32), u32>,
+    /// Epoch of the newest request: an older one that waits ends.
+    newest: i32,
+    /// Epoch of the last request that was answered, or given up.
+    answered: i32,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    /// To be looked at, in this order: who waits longest comes first.
+    queue: VecDeque<u32>,
+    is_queued: Vec<bool>,
+    /// Something moved, since the queue was taken, that is worth an answer at once.
+    has_records: bool,
+    /// Something moved that can wait a little.
+    has_high_watermarks: bool,
+    /// The waiting fetch knows that high watermarks moved, and wants to hear of records only.
+    defers: bool,
+}
+
+impl News {
+    fn push(&mut self, index: u32) {
+        let at = index as usize;
+        if self.is_queued.len() <= at {
+            self.is_queued.resize(at + 1, false);
+        }
+        if !std::mem::replace(&mut self.is_queued[at], true) {
+            self.queue.push_back(index);
+        }
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct FollowerSession {
+    pub id: i32,
+    pub follower: FollowerId,
+    state: Mutex<State>,
+    /// Apart from the state, for whoever moves a partition.
+    news: Mutex<News>,
+    waker: AtomicWaker,
+    /// The next request waits here for the answer of the one before.
+    turn: tokio::sync::Notify,
+}
+
+/// What woke a waiting fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    Records,
+    OnlyHighWatermarks,
+    /// A newer request of the session came.
+    Superseded,
+}
+
+impl FollowerWaiter for FollowerSession {
+    fn on_news(&self, index: u32, news: FollowerNews) {
+        let wakes = {
+            let mut held = self.news.lock();
+            held.push(index);
+            match news {
+                FollowerNews::EndMoved => !std::mem::replace(&mut held.has_records, true),
+                FollowerNews::HighWatermarkMoved => {
+                    !std::mem::replace(&mut held.has_high_watermarks, true) && !held.defers
+                }
+            }
+        };
+        if wakes {
+            self.waker.wake();
+        }
+    }
+}
+
+impl FollowerSession {
+    /// Takes a request into the session. `look_up` finds this broker's replica of a partition.
+    fn begin(
+        self: &Arc<FollowerSession>,
+        epoch: i32,
+        wants: Vec<FollowerWants>,
+        forgotten: Vec<(TopicId, i32)>,
+        look_up: impl Fn(TopicId, i32) -> Option<Arc<Replica>>,
+    ) -> Result<(), SessionError> {
+        let this: Weak<dyn FollowerWaiter> = {
+            let weak: Weak<FollowerSession> = Arc::downgrade(self);
+            weak
+        };
+        let mut state = self.state.lock();
+        if state.next_epoch != epoch {
+            return Err(SessionError::InvalidEpoch { found: epoch, expected: state.next_epoch });
+        }
+        state.next_epoch = next(epoch);
+        state.newest = epoch;
+        for key in forgotten {
+            let Some(index) = state.by_key.remove(&key) else { continue };
+            let slot = state.slots[index as usize].take();
+            state.free.push(index);
+            if let Some(replica) = slot.and_then(|slot| slot.replica) {
+                replica.waiters().deregister_follower(&this);
+            }
+        }
+        for wants in wants {
+            let key = (wants.topic, wants.partition);
+            let index = match state.by_key.get(&key) {
+                Some(index) => *index,
+                None => {
+                    let index = state.free.pop().unwrap_or(state.slots.len() as u32);
+                    if index as usize == state.slots.len() {
+                        state.slots.push(None);
+                    }
+                    state.by_key.insert(key, index);
+                    index
+                }
+            };
+            let before = state.slots[index as usize].take();
+            let known = before.as_ref().and_then(|slot| slot.replica.clone());
+            let found = look_up(wants.topic, wants.partition);
+            // The partition may have been opened, or deleted and created again, since the last request.
+            if let Some(found) = &found
+                && known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, found))
+            {
+                found.waiters().register_follower(this.clone(), index);
+            }
+            let told = before.map_or(Told::NOTHING, |slot| slot.told);
+            let slot = Slot { wants, replica: found, told, is_new: true, awaits_request: false };
+            state.slots[index as usize] = Some(slot);
+            // ORDER: queued after the replica knows whom to tell, so that what moves in between is seen or told.
+            self.news.lock().push(index);
+        }
+        drop(state);
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Waits until the request before this one is answered: the answers of a session are made one after the other.
+    pub async fn turn(&self, epoch: i32) {
+        loop {
+            let notified = self.turn.notified();
+            let mut notified = std::pin::pin!(notified);
+            notified.as_mut().enable();
+            if next(self.state.lock().answered) == epoch {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The answer of `epoch` is made, or its connection ended.
+    pub fn end_turn(&self, epoch: i32) {
+        self.state.lock().answered = epoch;
+        self.turn.notify_waiters();
+    }
+
+    fn is_superseded(&self, epoch: i32) -> bool {
+        self.state.lock().newest != epoch
+    }
+
+    /// Those to be looked at now, in the order in which they are served.
+    pub fn take_news(&self) -> Vec<(u32, Slot)> {
+        let queue = {
+            let mut news = self.news.lock();
+            (news.has_records, news.has_high_watermarks, news.defers) = (false, false, false);
+            let queue = std::mem::take(&mut news.queue);
+            for index in &queue {
+                news.is_queued[*index as usize] = false;
+            }
+            queue
+        };
+        let mut state = self.state.lock();
+        queue
+            .into_iter()
+            .filter_map(|index| {
+                let slot = state.slots.get_mut(index as usize)?.as_mut()?;
+                if slot.awaits_request {
+                    return None;
+                }
+                let taken = slot.clone();
+                slot.is_new = false;
+                Some((index, taken))
+            })
+            .collect()
+    }
+
+    /// To be looked at by the next request: there was no room left in this answer.
+    pub fn put_back(&self, index: u32) {
+        self.news.lock().push(index);
+    }
+
+    /// A partition was answered.
+    pub fn on_answered(&self, index: u32, wants: &FollowerWants, told: Option<Told>, awaits_request: bool) {
+        let mut state = self.state.lock();
+        let slot = state.slots.get_mut(index as usize).and_then(Option::as_mut);
+        // A newer request may have said something else of it, or nothing any more.
+        if let Some(slot) = slot.filter(|slot| slot.wants == *wants) {
+            slot.told = told.unwrap_or(Told::NOTHING);
+            slot.awaits_request = awaits_request && !slot.is_new;
+        }
+    }
+
+    /// Resolves when there may be something to answer `epoch` with.
+    pub async fn woken(&self, epoch: i32) -> Woken {
+        std::future::poll_fn(|context| {
+            // ORDER: registered before looking, or a wake-up between look and registration is lost.
+            self.waker.register(context.waker());
+            if self.is_superseded(epoch) {
+                return std::task::Poll::Ready(Woken::Superseded);
+            }
+            let news = self.news.lock();
+            match (news.has_records, news.has_high_watermarks && !news.defers) {
+                (true, _) => std::task::Poll::Ready(Woken::Records),
+                (false, true) => std::task::Poll::Ready(Woken::OnlyHighWatermarks),
+                (false, false) => std::task::Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Until the news are taken, only records wake: the answer waits a little for some to go with the high watermarks.
+    pub fn defer_high_watermarks(&self) {
+        self.news.lock().defers = true;
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.lock().by_key.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn next(epoch: i32) -> i32 {
+    if epoch == i32::MAX { 1 } else { epoch + 1 }
+}
+
+/// All sessions of followers at this broker.
+#[derive(Debug, Default)]
+pub struct FollowerSessions {
+    /// Not drawn by lot: a follower that lost its connection begins anew, so no id of an earlier process comes back.
+    next_id: AtomicI32,
+    sessions: Mutex<HashMap<i32, (Arc<FollowerSession>, Instant)>>,
+    contacts: Mutex<HashMap<BrokerId, Instant>>,
+}
+
+impl FollowerSessions {
+    /// Takes a request: into a new session (epoch 0), or into the one it names.
+    #[allow(clippy::too_many_arguments)] // The parts of one request.
+    pub fn begin(
+        &self,
+        follower: FollowerId,
+        id: i32,
+        epoch: i32,
+        wants: Vec<FollowerWants>,
+        forgotten: Vec<(TopicId, i32)>,
+        now: Instant,
+        look_up: impl Fn(TopicId, i32) -> Option<Arc<Replica>>,
+    ) -> Result<Arc<FollowerSession>, SessionError> {
+        self.contacts.lock().insert(follower.broker, now);
+        let session = match epoch {
+            0 => self.create(follower, id, now),
+            _ => {
+                let mut sessions = self.sessions.lock();
+                let (session, used) = sessions.get_mut(&id).ok_or(SessionError::IdNotFound)?;
+                if session.follower != follower {
+                    return Err(SessionError::IdNotFound);
+                }
+                *used = now;
+                Arc::clone(session)
+            }
+        };
+        session.begin(epoch, wants, forgotten, look_up)?;
+        Ok(session)
+    }
+
+    fn create(&self, follower: FollowerId, replaced: i32, now: Instant) -> Arc<FollowerSession> {
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|id, (session, _)| {
+            let is_same = session.follower.broker == follower.broker;
+            *id != replaced && !(is_same && session.follower.broker_epoch < follower.broker_epoch)
+        });
+        if sessions.len() >= SESSIONS_MAX {
+            let idlest = sessions.iter().min_by_key(|(id, (_, used))| (*used, **id)).map(|(id, _)| *id);
+            idlest.map(|id| sessions.remove(&id));
+        }
+        let id = loop {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed) & i32::MAX;
+            if id != 0 && !sessions.contains_key(&id) {
+                break id;
+            }
+        };
+        // The answer of epoch 0 comes first: as if the one before it had been given.
+        let state = State { next_epoch: 0, answered: -1, ..State::default() };
+        let session = Arc::new(FollowerSession {
+            id,
+            follower,
+            state: Mutex::new(state),
+            news: Mutex::default(),
+            waker: AtomicWaker::new(),
+            turn: tokio::sync::Notify::new(),
+        });
+        sessions.insert(id, (Arc::clone(&session), now));
+        session
+    }
+
+    /// When a broker last fetched anything from this one.
+    pub fn contact(&self, broker: BrokerId) -> Option<Instant> {
+        self.contacts.lock().get(&broker).copied()
+    }
+}
