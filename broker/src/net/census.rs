@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Purpose;
 use crate::config::DynamicConfig;
 
-/// Connections of a listener by which nodes reach each other. They do not count against `max.connections`: clients must not
-/// be able to cut a node off from its cluster.
+/// Connections on listeners by which nodes reach each other: peers, and who has not said yet what it is. They do not count against
+/// `max.connections`: clients must not be able to cut a node off from its cluster.
 const PEER_LISTENER_CONNECTIONS_MAX: usize = 4096;
 
 #[derive(Default)]
@@ -28,26 +27,28 @@ struct Counts {
 /// A place in the census, given back when the connection ends.
 pub struct Seat {
     census: Arc<Census>,
-    /// `None` on listeners of nodes.
+    /// `None`: not a client's.
     address: Option<IpAddr>,
 }
 
 impl Seat {
-    /// Err says which limit is reached.
-    pub fn take(
+    /// For a connection on a listener of nodes. Err says which limit is reached.
+    pub fn take_for_peer(census: &Arc<Census>) -> Result<Seat, String> {
+        let mut counts = census.counts.lock();
+        if counts.on_peer_listeners >= PEER_LISTENER_CONNECTIONS_MAX {
+            return Err(format!("{PEER_LISTENER_CONNECTIONS_MAX} connections are open"));
+        }
+        counts.on_peer_listeners += 1;
+        Ok(Seat { census: Arc::clone(census), address: None })
+    }
+
+    /// For a client. Err says which limit is reached.
+    pub fn take_for_client(
         census: &Arc<Census>,
-        purpose: Purpose,
         limits: &DynamicConfig,
         address: IpAddr,
     ) -> Result<Seat, String> {
         let mut counts = census.counts.lock();
-        if purpose.serves_peers {
-            if counts.on_peer_listeners >= PEER_LISTENER_CONNECTIONS_MAX {
-                return Err(format!("{PEER_LISTENER_CONNECTIONS_MAX} connections are open"));
-            }
-            counts.on_peer_listeners += 1;
-            return Ok(Seat { census: Arc::clone(census), address: None });
-        }
         if counts.clients >= limits.connections_max {
             return Err(format!("max.connections ({}) is reached", limits.connections_max));
         }

@@ -168,8 +168,11 @@ async fn accept(bound: Bound, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let limits = shared.config.dynamic();
-        let seat = match Seat::take(&shared.census, bound.purpose, &limits, peer.ip()) {
+        let seat = match bound.purpose.serves_peers {
+            true => Seat::take_for_peer(&shared.census),
+            false => Seat::take_for_client(&shared.census, &shared.config.dynamic(), peer.ip()),
+        };
+        let seat = match seat {
             Ok(seat) => seat,
             Err(reason) => {
                 tracing::info!(%listener, %peer, %reason, "connection refused");
@@ -192,11 +195,10 @@ async fn accept(bound: Bound, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         let serves_peers = bound.purpose.serves_peers;
         connections.spawn(async move {
-            let _seat = seat;
             let closed = match serves_peers {
-                true => serve_whoever(stream, frames, &connection, &shared).await,
+                true => serve_whoever(stream, frames, &connection, &shared, seat).await,
                 false => match shared.await_broker().await {
-                    Some(broker) => serve_client(stream, frames, &connection, &shared, broker).await,
+                    Some(broker) => serve_client(stream, frames, &connection, &shared, seat, broker).await,
                     None => Ok(()),
                 },
             };
@@ -216,6 +218,7 @@ async fn serve_whoever(
     mut frames: FrameReader,
     connection: &Arc<Connection>,
     shared: &Arc<Shared>,
+    seat: Seat,
 ) -> Result<(), Close> {
     let (mut broker, mut phase) = (shared.broker.subscribe(), shared.phase.subscribe());
     let idle_max = shared.config.network.idle_max;
@@ -240,7 +243,12 @@ async fn serve_whoever(
             Some(Caller::Client) => {
                 let ready = broker.borrow_and_update().clone();
                 if let Some(broker) = ready {
-                    return serve_client(stream, frames, connection, shared, broker).await;
+                    // From here on it counts as what it is.
+                    drop(seat);
+                    let limits = shared.config.dynamic();
+                    let seat = Seat::take_for_client(&shared.census, &limits, connection.peer.ip());
+                    let seat = seat.map_err(Close::new)?;
+                    return serve_client(stream, frames, connection, shared, seat, broker).await;
                 }
             }
             None => {}
@@ -289,6 +297,7 @@ async fn serve_client(
     frames: FrameReader,
     connection: &Arc<Connection>,
     shared: &Arc<Shared>,
+    _seat: Seat,
     broker: Arc<Broker>,
 ) -> Result<(), Close> {
     // Dropped after the connection, which holds the broker.
