@@ -141,12 +141,6 @@ impl Target {
     }
 
     fn update_elr(&mut self, state: &PartitionState, unclean_shutdown: Option<BrokerId>, rules: &Rules<'_>) {
-        // The high watermark moves again: who is not in sync falls behind it.
-        let is_enough = self.isr.len() >= rules.min_isr.min(self.replicas.len());
-        if !rules.elr || is_enough {
-            self.elr.clear();
-            return;
-        }
         for id in &*state.isr {
             if !self.elr.contains(id) {
                 self.elr.push(*id);
@@ -155,6 +149,14 @@ impl Target {
         self.elr.retain(|id| {
             !self.isr.contains(id) && self.replicas.contains(id) && Some(*id) != unclean_shutdown
         });
+        self.bound_elr(rules);
+    }
+
+    /// Where enough are in sync the high watermark moves, and who is not in sync falls behind it.
+    fn bound_elr(&mut self, rules: &Rules<'_>) {
+        if !rules.elr || self.isr.len() >= rules.min_isr.min(self.replicas.len()) {
+            self.elr.clear();
+        }
     }
 
     fn elect(&mut self, state: &PartitionState, election: Election, rules: &Rules<'_>) {
@@ -172,6 +174,9 @@ impl Target {
             if let Some(leader) = clean.filter(|_| self.isr.is_empty()) {
                 self.isr = vec![leader];
                 self.elr.retain(|id| *id != leader);
+                // Unlike Kafka, which keeps the others eligible: the leader alone may be enough, if the minimum was lowered
+                // while nobody was in sync.
+                self.bound_elr(rules);
             }
             return;
         }

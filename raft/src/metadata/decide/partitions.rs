@@ -83,10 +83,17 @@ impl Draft<'_> {
         rules: &TopicRules,
         gone: Option<BrokerId>,
     ) -> Option<PartitionChange> {
+        let may_lead = |id| match proposal.directory {
+            Some((broker, directory)) if broker == id => self
+                .image
+                .broker(id)
+                .is_some_and(|broker| broker.is_active() && broker.has_directory(directory)),
+            _ => self.image.may_lead(id, state),
+        };
         let rules = Rules {
             elr: rules.elr,
             min_isr: rules.min_isr,
-            may_lead: &|id| Some(id) != gone && self.image.may_lead(id, state),
+            may_lead: &|id| Some(id) != gone && may_lead(id),
             default_directory: &|id| default_directory(&self.image, id),
         };
         decide_partition_change(topic.id, partition, state, proposal, &rules)

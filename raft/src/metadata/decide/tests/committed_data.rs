@@ -298,6 +298,10 @@ fn run(syncs_before_it_acknowledges: bool, events: Vec<Event>) {
         model.take(event);
         model.check();
     }
+    let before = model.cluster.partition("t");
+    model.cluster.settle();
+    model.follow(&before);
+    model.check();
 }
 
 proptest! {

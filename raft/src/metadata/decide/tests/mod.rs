@@ -88,6 +88,15 @@ impl Cluster {
         assert!(!self.submit(heartbeat(id, epoch)).unwrap().is_fenced);
     }
 
+    /// Every active broker is heard of once more: then who could lead does.
+    fn settle(&mut self) {
+        let brokers: Vec<_> = self.image.brokers.values().cloned().collect();
+        for broker in brokers.into_iter().filter(|broker| broker.is_active()) {
+            self.submit(heartbeat(broker.id.0, broker.epoch)).unwrap();
+        }
+        check_leaders(&self.image);
+    }
+
     fn next(&self) -> Position {
         Position { offset: self.image.last_offset + 1, epoch: 1 }
     }
@@ -108,7 +117,7 @@ impl Cluster {
     }
 
     fn submit<R: Submit>(&mut self, request: R) -> R::Response {
-        let request = request.into();
+        let request: Request = as_sent(&request.into());
         loop {
             let decision = self.decide(request.clone());
             let mut ahead = decision.ahead;
@@ -122,8 +131,7 @@ impl Cluster {
             assert_eq!(self.image, ahead, "the image ahead is the image that replay gives");
             check_image(&self.image);
             if let Some(response) = decision.response {
-                check_leaders(&self.image);
-                return R::response(response).unwrap();
+                return R::response(as_sent(&response)).unwrap();
             }
         }
     }
@@ -164,6 +172,13 @@ impl Cluster {
         let state = self.image.partition(topic, partition).unwrap();
         (state.leader.map(|id| id.0), state.leader_epoch.0)
     }
+}
+
+/// As another node gets it.
+fn as_sent<T: serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug>(message: &T) -> T {
+    let arrived: T = decode_stored(&encode(message).unwrap()).unwrap();
+    assert_eq!(format!("{message:?}"), format!("{arrived:?}"));
+    arrived
 }
 
 /// What must hold of every image.
@@ -214,7 +229,7 @@ fn check_partition(image: &Image, state: &Partition) {
     }
 }
 
-/// What must hold when a request is done: who could lead does.
+/// What must hold when all have been heard of: who could lead does.
 fn check_leaders(image: &Image) {
     for state in image.topics.values().flat_map(|topic| &topic.partitions) {
         let candidates = if state.isr.is_empty() { &*state.elr } else { &*state.isr };

@@ -257,6 +257,21 @@ fn kip_966_a_lower_minimum_ends_eligibility_before_it_is_in_force() {
     }
 }
 
+#[test]
+fn kip_966_a_leader_that_is_enough_alone_ends_eligibility() {
+    let mut cluster = Cluster::with_elr(2);
+    cluster.create(assigned("t", &[(0, &[1, 2])])).unwrap();
+    min_isr(&mut cluster, "t", "2");
+    cluster.fence(2);
+    cluster.fence(1);
+    assert_eq!(elr(&cluster.partition("t")), [2, 1]);
+    min_isr(&mut cluster, "t", "1");
+    assert_eq!(elr(&cluster.partition("t")), [2, 1], "nobody commits while nobody is in sync");
+    cluster.unfence(1);
+    let state = cluster.partition("t");
+    assert_eq!((isr(&state), elr(&state)), (vec![1], vec![]), "from here on 1 commits alone");
+}
+
 // ---- reassignments
 
 fn reassign(

@@ -18,11 +18,18 @@ enum Step {
     ProducerIds(i32),
     Elect { name: u8, unclean: bool },
     ElectAll(bool),
+    AlterIsr { name: u8, members: u8 },
+    Reassign { name: u8, replicas: Option<Vec<i32>> },
+    Directory { id: i32, name: u8, choice: bool },
+    FailDirectory { id: i32, choice: bool },
+    EligibleReplicas(bool),
+    Upkeep(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let name = 0..6u8;
     let broker = 1..5i32;
+    let replicas = proptest::sample::subsequence(vec![1, 2, 3, 4], 1..=3).prop_shuffle();
     prop_oneof![
         3 => (name.clone(), 0..5i32, 0..4i16).prop_map(|(name, partitions, factor)| Step::Create { name, partitions, factor }),
         1 => name.clone().prop_map(Step::Delete),
@@ -33,10 +40,20 @@ fn step() -> impl Strategy<Value = Step> {
         4 => broker.clone().prop_map(Step::Heartbeat),
         1 => broker.clone().prop_map(Step::Unregister),
         1 => broker.clone().prop_map(Step::ShutDown),
-        1 => broker.prop_map(Step::ProducerIds),
-        2 => (name, any::<bool>()).prop_map(|(name, unclean)| Step::Elect { name, unclean }),
+        1 => broker.clone().prop_map(Step::ProducerIds),
+        2 => (name.clone(), any::<bool>()).prop_map(|(name, unclean)| Step::Elect { name, unclean }),
         1 => any::<bool>().prop_map(Step::ElectAll),
+        6 => (name.clone(), any::<u8>()).prop_map(|(name, members)| Step::AlterIsr { name, members }),
+        2 => (name.clone(), proptest::option::of(replicas)).prop_map(|(name, replicas)| Step::Reassign { name, replicas }),
+        2 => (broker.clone(), name.clone(), any::<bool>()).prop_map(|(id, name, choice)| Step::Directory { id, name, choice }),
+        1 => (broker.clone(), any::<bool>()).prop_map(|(id, choice)| Step::FailDirectory { id, choice }),
+        1 => any::<bool>().prop_map(Step::EligibleReplicas),
+        1 => any::<bool>().prop_map(Step::Upkeep),
     ]
+}
+
+fn both_directories(id: i32) -> [Uuid; 2] {
+    [directory(id), Uuid::from_u128(2000 + id as u128)]
 }
 
 fn topic_name(name: u8) -> String {
@@ -74,7 +91,8 @@ fn take(cluster: &mut Cluster, step: Step) {
         Step::Restart(id) => {
             let incarnation = u128::from(cluster.image.last_offset) + 1000;
             let rack = ["r1", "r2"][id as usize % 2];
-            let _ = cluster.submit(registration(id, incarnation, Some(rack)));
+            let log_dirs = both_directories(id).to_vec();
+            let _ = cluster.submit(RegisterBroker { log_dirs, ..registration(id, incarnation, Some(rack)) });
         }
         Step::Heartbeat(id) => {
             let _ = cluster.submit(heartbeat(id, epoch(cluster, id)));
@@ -97,6 +115,53 @@ fn take(cluster: &mut Cluster, step: Step) {
         Step::ElectAll(unclean) => {
             let election = if unclean { ElectionType::Unclean } else { ElectionType::Preferred };
             cluster.submit(ElectLeaders { election, partitions: None });
+        }
+        Step::AlterIsr { name, members } => {
+            let Some(topic) = cluster.image.topic_by_name(&topic_name(name)).cloned() else { return };
+            for (partition, state) in (0..).zip(&topic.partitions) {
+                let Some(broker) = state.leader else { continue };
+                let isr = state.replicas.iter().filter(|id| **id == broker || members & (1 << id.0) != 0);
+                let item = AlterPartitionItem {
+                    topic: topic.id,
+                    partition,
+                    leader_epoch: state.leader_epoch,
+                    partition_epoch: state.partition_epoch,
+                    isr: isr.map(|id| (*id, epoch(cluster, id.0))).collect(),
+                    recovered: true,
+                };
+                let broker_epoch = epoch(cluster, broker.0);
+                cluster.submit(AlterPartition { broker, broker_epoch, partitions: vec![item] }).unwrap();
+            }
+        }
+        Step::Reassign { name, replicas } => {
+            let replicas = replicas.map(|replicas| brokers(&replicas));
+            let item = ReassignmentItem { topic: topic_name(name), partition: 0, replicas };
+            let items = vec![item];
+            cluster.submit(AlterPartitionReassignments { items, allow_replication_factor_change: true });
+        }
+        Step::Directory { id, name, choice } => {
+            let Some(topic) = cluster.image.topic_by_name(&topic_name(name)) else { return };
+            let assignments = vec![(topic.id, 0, both_directories(id)[usize::from(choice)])];
+            let broker_epoch = epoch(cluster, id);
+            let request = AssignReplicasToDirs { broker: BrokerId(id), broker_epoch, assignments };
+            let _ = cluster.submit(request);
+        }
+        Step::FailDirectory { id, choice } => {
+            let offline_log_dirs = vec![both_directories(id)[usize::from(choice)]];
+            let request = BrokerHeartbeat { offline_log_dirs, ..heartbeat(id, epoch(cluster, id)) };
+            let _ = cluster.submit(request);
+        }
+        Step::EligibleReplicas(on) => {
+            let kind = if on { FeatureUpdateType::Upgrade } else { FeatureUpdateType::SafeDowngrade };
+            let update = FeatureUpdate { name: features::ELR_VERSION.into(), level: i16::from(on), kind };
+            let _ = cluster.submit(UpdateFeatures { updates: vec![update], validate_only: false });
+        }
+        Step::Upkeep(balance) => {
+            if balance {
+                cluster.submit(BalanceLeaders {});
+            } else {
+                cluster.submit(ElectUnclean {});
+            }
         }
     }
 }
@@ -121,6 +186,7 @@ proptest! {
                 }
             }
         }
+        cluster.settle();
         let mut again = Image::empty(cluster.image.cluster_id.clone());
         for (at, records) in &cluster.log {
             let stored = encode(records).unwrap();
