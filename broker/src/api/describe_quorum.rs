@@ -11,6 +11,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use ottla_raft::{BrokerId, QuorumInfo, VoterInfo};
+use uuid::Uuid;
 
 use super::describe_cluster::split_address;
 use super::{Close, RequestContext};
@@ -56,8 +57,8 @@ pub async fn handle(
         .with_leader_id(WireBrokerId(leader.0))
         .with_leader_epoch(quorum.leader_epoch)
         .with_high_watermark(quorum.high_watermark)
-        .with_current_voters(quorum.voters.iter().map(|voter| state(voter, leader, now)).collect())
-        .with_observers(quorum.observers.iter().map(|observer| state(observer, leader, now)).collect());
+        .with_current_voters(quorum.voters.iter().map(|voter| state(voter, leader, now, cx.api_version)).collect())
+        .with_observers(quorum.observers.iter().map(|observer| state(observer, leader, now, cx.api_version)).collect());
     let topic = TopicData::default()
         .with_topic_name(TopicName(StrBytes::from_static_str(METADATA_TOPIC)))
         .with_partitions(vec![partition]);
@@ -68,7 +69,7 @@ pub async fn handle(
         .with_nodes(if cx.api_version >= 2 { nodes(&quorum, controller) } else { Vec::new() }))
 }
 
-fn state(replica: &VoterInfo, leader: BrokerId, now: i64) -> ReplicaState {
+fn state(replica: &VoterInfo, leader: BrokerId, now: i64, version: i16) -> ReplicaState {
     let before = |elapsed_ms: Option<u64>| match elapsed_ms {
         _ if replica.id == leader => now,
         Some(elapsed) => now.saturating_sub(i64::try_from(elapsed).unwrap_or(i64::MAX)).max(0),
@@ -76,7 +77,7 @@ fn state(replica: &VoterInfo, leader: BrokerId, now: i64) -> ReplicaState {
     };
     ReplicaState::default()
         .with_replica_id(WireBrokerId(replica.id.0))
-        .with_replica_directory_id(replica.directory_id)
+        .with_replica_directory_id(if version >= 2 { replica.directory_id } else { Uuid::nil() })
         .with_log_end_offset(replica.log_end_offset)
         .with_last_fetch_timestamp(before(replica.silent_ms))
         .with_last_caught_up_timestamp(before(replica.behind_ms))
