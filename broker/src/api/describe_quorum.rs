@@ -57,8 +57,12 @@ pub async fn handle(
         .with_leader_id(WireBrokerId(leader.0))
         .with_leader_epoch(quorum.leader_epoch)
         .with_high_watermark(quorum.high_watermark)
-        .with_current_voters(quorum.voters.iter().map(|voter| state(voter, leader, now, cx.api_version)).collect())
-        .with_observers(quorum.observers.iter().map(|observer| state(observer, leader, now, cx.api_version)).collect());
+        .with_current_voters(
+            quorum.voters.iter().map(|voter| state(voter, leader, now, cx.api_version)).collect(),
+        )
+        .with_observers(
+            quorum.observers.iter().map(|observer| state(observer, leader, now, cx.api_version)).collect(),
+        );
     let topic = TopicData::default()
         .with_topic_name(TopicName(StrBytes::from_static_str(METADATA_TOPIC)))
         .with_partitions(vec![partition]);
