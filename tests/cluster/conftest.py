@@ -37,8 +37,24 @@ def ottla_only(kind):
 
 
 @pytest.fixture
-def make_cluster(kind, tmp_path_factory, request):
-    """Makes a cluster that the test fills and starts; call it with server.properties of all nodes."""
+def loop_disk(tmp_path):
+    """Makes an ext4 file system of so many MiB; the test is skipped where that cannot be."""
+    made: list[LoopDisk] = []
+
+    def make(mebibytes: int) -> LoopDisk:
+        if reason := LoopDisk.missing():
+            pytest.skip(f"no loop disk: {reason}")
+        made.append(LoopDisk(tmp_path / f"loop-{uuid.uuid4().hex[:8]}", mebibytes))
+        return made[-1]
+
+    yield make
+    for disk in made:
+        disk.destroy()
+
+
+@pytest.fixture
+def make_cluster(kind, tmp_path_factory, request, loop_disk):
+    """Makes a cluster that the test fills and starts; call it with server.properties of all nodes. It ends before the disks do."""
     made: list[Cluster] = []
     request.config.stash[_CLUSTERS] = made
 
@@ -82,22 +98,6 @@ def start_load(request):
     yield start
     for load in started:
         load.abandon()
-
-
-@pytest.fixture
-def loop_disk(tmp_path):
-    """Makes an ext4 file system of so many MiB; the test is skipped where that cannot be."""
-    if reason := LoopDisk.missing():
-        pytest.skip(f"no loop disk: {reason}")
-    made: list[LoopDisk] = []
-
-    def make(mebibytes: int) -> LoopDisk:
-        made.append(LoopDisk(tmp_path / f"loop-{uuid.uuid4().hex[:8]}", mebibytes))
-        return made[-1]
-
-    yield make
-    for disk in made:
-        disk.destroy()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """Consumer groups outlive the node that coordinates them."""
 
+import json
 import struct
 import threading
 import time
@@ -118,6 +119,57 @@ def test_a_group_outlives_its_coordinator(cluster, start_load, how):
         member.stop()
         assert not member.errors, member.errors[:5]
     cluster.check_replicas_equal("__consumer_offsets")
+
+
+class JavaMember:
+    """kafka-verifiable-consumer: a JSON line for each record and each commit."""
+
+    def __init__(self, cluster):
+        self._process = cluster.tools("4.3.1").start(
+            "kafka-verifiable-consumer", "--topic", "t", "--group-id", GROUP, "--reset-policy", "earliest", "--verbose",
+            "--session-timeout", "10000")
+
+    def _events(self, name: str) -> list[dict]:
+        lines = [line for line in list(self._process.lines) if f'"name":"{name}"' in line]
+        return [json.loads(line) for line in lines]
+
+    @property
+    def seen(self) -> set[tuple[int, int]]:
+        return {(event["partition"], event["offset"]) for event in self._events("record_data")}
+
+    @property
+    def committed(self) -> dict[int, int]:
+        told = [one for event in self._events("offsets_committed") if event["success"] for one in event["offsets"]]
+        return {partition: max(one["offset"] for one in told if one["partition"] == partition)
+                for partition in {one["partition"] for one in told}}
+
+    def stop(self) -> None:
+        assert self._process.running(), self._process.output()
+        self._process.end()
+
+
+def test_a_java_group_outlives_its_coordinator(cluster, start_load):
+    cluster.create_topic("t", partitions=PARTITIONS)
+    load = start_load(cluster, "t", PARTITIONS, rate=100)
+    members = [JavaMember(cluster) for _ in range(2)]
+    try:
+        wait_until(lambda: all(member.committed for member in members), 60, "both members commit", poll_s=0.5)
+        victim = coordinator(cluster)
+        told = {partition: max(member.committed.get(partition, 0) for member in members) for partition in range(PARTITIONS)}
+        cluster.nodes[victim].kill()
+        before = [sum(member.committed.values()) for member in members]
+        wait_until(lambda: all(sum(member.committed.values()) > count for member, count in zip(members, before)), 60,
+                   f"both members commit again\n{cluster.logs()}", poll_s=0.5)
+        now = committed(cluster)
+        assert all(now[partition] >= told[partition] for partition in told), f"{now} after {told} was acknowledged"
+        cluster.restart(victim)
+        records = load.stop()
+        assert not records.errors
+        places = set(records.places.values())
+        wait_until(lambda: places <= members[0].seen | members[1].seen, 60, "every record is seen by a member", poll_s=0.5)
+    finally:
+        for member in members:
+            member.stop()
 
 
 def test_offsets_survive_the_death_of_all(cluster):

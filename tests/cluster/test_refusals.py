@@ -84,12 +84,36 @@ def test_two_nodes_with_one_id(cluster):
 
 
 def test_a_voter_list_that_disagrees(cluster):
-    """A fourth controller that lists itself as a voter of a quorum that does not know it."""
+    """A fourth controller that lists itself as a voter of a quorum that does not know it: the membership in the metadata log
+    counts. It may look on, but not vote."""
     fourth = cluster.add(4, "broker,controller")
     fourth.config["controller.quorum.voters"] = (
         cluster.nodes[1].config["controller.quorum.voters"] + f",4@{fourth.controller_address}")
-    refused(fourth, "controller.quorum.voters")
+    fourth.spawn()
+    fourth.should_run = False
+    wait_until(lambda: not fourth.running() or fourth._ready(), 30, "refused or in the cluster")
+    assert "controller.quorum.voters" in fourth.said(), fourth.log()
+    assert set(cluster.nodes[cluster.active_controller()].quorum().voters) == {1, 2, 3}
     still_whole(cluster, 100)
+
+
+def test_voter_lists_that_never_agreed(make_cluster):
+    """A first start where each of three nodes lists only itself and one other who says otherwise: nobody founds a cluster that
+    others do not take part in."""
+    cluster = make_cluster()
+    for node in (1, 2, 3):
+        cluster.add(node)
+    for node, other in ((1, 2), (2, 3), (3, 1)):
+        cluster.nodes[node].config["controller.quorum.voters"] = ",".join(
+            f"{one}@{cluster.nodes[one].controller_address}" for one in (node, other))
+        cluster.nodes[node].spawn()
+        cluster.nodes[node].should_run = False
+    wait_until(lambda: any(not node.running() for node in cluster.nodes.values()), 30, "somebody is refused")
+    time.sleep(3)
+    ready = [node.id for node in cluster.nodes.values() if node.running() and node._ready()]
+    assert not ready, f"{ready} founded a cluster\n{cluster.logs()}"
+    for node in cluster.nodes.values():
+        assert node.running() or "controller.quorum.voters" in node.said(), node.log()
 
 
 def test_a_voter_list_with_another_address(cluster):
@@ -101,11 +125,12 @@ def test_a_voter_list_with_another_address(cluster):
         cluster.nodes[1].controller_address, f"{cluster.nodes[1].address}:19999")
     node.spawn()
     node.should_run = False
-    wait_until(lambda: not node.running() or node.answers() and node._ready(), 30, "refused or in the cluster")
-    assert "controller.quorum.voters" in node.said(), node.log()
+    wait_until(lambda: not node.running() or node._ready(), 30, "refused or in the cluster")
     if not node.running():
+        assert "controller.quorum.voters" in node.said(), node.log()
         node.config["controller.quorum.voters"] = cluster.nodes[1].config["controller.quorum.voters"]
         cluster.restart(3)
+    assert set(cluster.nodes[cluster.active_controller()].quorum().voters) == {1, 2, 3}
     cluster.wait_in_sync("t")
     still_whole(cluster, 100)
 
