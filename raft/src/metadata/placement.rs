@@ -262,6 +262,28 @@ mod tests {
         }
     }
 
+    /// Racks of one, two and four brokers: a partition of three replicas is in all three, so the small rack has a replica of
+    /// each, and within a rack the brokers share evenly.
+    #[test]
+    fn unequal_racks() {
+        let mut random = StdRng::seed_from_u64(9);
+        let racks = ["a", "b", "b", "c", "c", "c", "c"];
+        let candidates = brokers(&(0..7).map(|id| (id, racks[id as usize], false)).collect::<Vec<_>>());
+        let mut placer = Placer::new(candidates, &mut random);
+        let mut held = [0; 7];
+        for _ in 0..400 {
+            let replicas = placer.place(3).unwrap();
+            let used: BTreeSet<_> = replicas.iter().map(|id| racks[id.0 as usize]).collect();
+            assert_eq!(used.len(), 3, "{replicas:?}");
+            for id in replicas {
+                held[id.0 as usize] += 1;
+            }
+        }
+        assert_eq!(held[0], 400);
+        assert!(held[1..3].iter().all(|count| (160..=240).contains(count)), "{held:?}");
+        assert!(held[3..].iter().all(|count| (70..=130).contains(count)), "{held:?}");
+    }
+
     #[test]
     fn leaders_are_balanced_over_equal_brokers() {
         let mut random = StdRng::seed_from_u64(3);

@@ -438,6 +438,35 @@ async fn create(metadata: &Metadata, name: &str) -> TopicId {
     metadata.submit(topic(name)).await.unwrap().remove(0).result.unwrap().id
 }
 
+/// The controller goes on with a request until its last step is written, and then answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_of_many_partitions_is_fenced_in_several_entries() {
+    let directory = tempfile::tempdir().unwrap();
+    let metadata = Metadata::start(config(&directory)).await.unwrap();
+    let epoch = register(&metadata).await;
+    let mut request = topic("t");
+    request.topics[0].partitions = 5_000;
+    metadata.submit(request).await.unwrap().remove(0).result.unwrap();
+    let heartbeat = |want_fence| BrokerHeartbeat {
+        id: BrokerId(1),
+        epoch,
+        metadata_offset: u64::MAX,
+        want_fence,
+        want_shut_down: false,
+        offline_log_dirs: Vec::new(),
+    };
+    let before = metadata.image().last_offset;
+    let (fenced, other) = tokio::join!(metadata.submit(heartbeat(true)), metadata.submit(topic("u")));
+    assert!(fenced.unwrap().unwrap().is_fenced);
+    assert!(other.unwrap()[0].result.is_err(), "decided after the last step: nobody is there to lead");
+    let image = metadata.image();
+    assert_eq!((image.leaderless_count(), image.last_offset - before), (5_000, 3));
+    assert!(!metadata.submit(heartbeat(false)).await.unwrap().unwrap().is_fenced);
+    let image = metadata.image();
+    assert_eq!((image.leaderless_count(), image.last_offset - before), (0, 6));
+    metadata.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_keeps_its_metadata() {
     let directory = tempfile::tempdir().unwrap();
