@@ -42,10 +42,13 @@ impl OffsetsLog for ReplicasLog {
         };
         async move {
             let committed = append(&replica, leader_epoch, batch)?;
-            committed.await.map_err(|error| match error {
-                NotCommitted::Leader(_) => AppendError::NotLeader,
-                NotCommitted::NotEnoughReplicas { .. } => AppendError::NotEnoughReplicas,
-            })
+            match committed.await {
+                Ok(()) => Ok(()),
+                Err(NotCommitted::Leader(_)) => Err(AppendError::NotLeader),
+                // It is committed, if on fewer replicas than a producer may ask for, and the next coordinator will read it: to
+                // take it for lost would have this one disagree with its log.
+                Err(NotCommitted::NotEnoughReplicas { .. }) => Ok(()),
+            }
         }
         .boxed()
     }
