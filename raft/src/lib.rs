@@ -10,6 +10,7 @@
 
 pub mod metadata;
 pub mod quorum;
+pub mod random;
 pub mod requests;
 
 pub use metadata::features;

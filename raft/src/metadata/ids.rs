@@ -102,6 +102,17 @@ pub struct NotAUuid(pub String);
 #[serde(transparent)]
 pub struct ClusterId(pub Arc<str>);
 
+impl ClusterId {
+    /// Of an image before the first controller has named the cluster; nobody outside of this crate sees it.
+    pub(crate) fn unknown() -> ClusterId {
+        ClusterId("".into())
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -111,7 +122,7 @@ impl fmt::Display for ClusterId {
 /// A new cluster id, as `kafka-storage random-uuid` prints it.
 pub fn cluster_id_generate() -> ClusterId {
     loop {
-        let text = base64_url(Uuid::new_v4().as_bytes());
+        let text = base64_url(crate::random::uuid().as_bytes());
         // Kafka's tools would take a leading dash for an option.
         if !text.starts_with('-') {
             return ClusterId(text.into());

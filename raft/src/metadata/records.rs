@@ -10,10 +10,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, TopicId};
+use super::ids::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, PartitionEpoch, TopicId};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
+    /// The first controller of a cluster gives it its id; never changes.
+    ClusterNamed {
+        id: ClusterId,
+    },
     /// A broker (re)registered. It is fenced until a `BrokerChange` says otherwise. Replaces any earlier registration.
     BrokerRegistered {
         id: BrokerId,

@@ -31,6 +31,15 @@ impl Image {
     /// Applies one record. Does not move `last_offset`: an entry counts only as a whole.
     pub fn replay(&mut self, record: &Record, at: Position) {
         match record {
+            Record::ClusterNamed { id } => {
+                assert!(
+                    !self.cluster_id.is_known() || self.cluster_id == *id,
+                    "offset {}: the log is of cluster {id}, this node of cluster {}",
+                    at.offset,
+                    self.cluster_id
+                );
+                self.cluster_id = id.clone();
+            }
             Record::BrokerRegistered {
                 id,
                 epoch,

@@ -6,7 +6,7 @@
 //! epoch's first entry is applied, which means that every entry of earlier epochs is; the entry is appended only in the
 //! epoch of the decision (openraft refuses it otherwise, and replay would); no answer leaves before its entry is applied here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +14,22 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::ProgressResponder;
-use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::links::Links;
+use super::messages::Submitted;
+use super::sessions::Sessions;
 use super::state_machine::Published;
 use super::store::{self, Store};
 use super::types::{Change, Raft};
 use super::{MetadataConfig, SubmitError};
-use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, StaticSettings, decide, min_isr_records};
-use crate::metadata::features;
+use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, decide};
 use crate::metadata::ids::BrokerId;
 use crate::metadata::image::Image;
 use crate::metadata::records::Record;
 use crate::metadata::replay::Position;
+use crate::random;
 use crate::requests::{BalanceLeaders, BrokerHeartbeat, ElectUnclean, Request, Response};
 
 /// Requests that may wait; one more is refused.
@@ -38,7 +40,7 @@ const REQUESTS_PER_ENTRY_MAX: usize = 256;
 /// bound the log too.
 const RECORDS_PER_SNAPSHOT: usize = 200_000;
 /// How long a new leader may take to apply what it inherited before requests are told to look elsewhere.
-const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+pub(super) const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 /// Right after an election openraft may send a leader's own writes elsewhere until its lease is settled.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
@@ -50,27 +52,34 @@ const ROOM_FOR_UPKEEP: u64 = 1 << 20;
 
 pub(super) struct Waiting {
     pub request: Request,
-    pub answer: oneshot::Sender<Result<Response, SubmitError>>,
+    pub origin: Origin,
+    pub answer: oneshot::Sender<Result<Submitted, SubmitError>>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A member, this node or another, known by its directory.
+    Member(u64),
+    Controller,
 }
 
 pub(super) struct Controller {
-    raft: Raft,
-    published: Arc<Published>,
+    pub(super) raft: Raft,
+    pub(super) published: Arc<Published>,
     store: Arc<dyn Store>,
-    config: MetadataConfig,
-    /// When each broker was last heard of, in this epoch of this controller.
-    sessions: BTreeMap<BrokerId, Instant>,
-    /// What each broker said last that it has applied, in this epoch.
-    applied_offsets: BTreeMap<BrokerId, u64>,
-    /// The epoch that `sessions` is of.
-    sessions_epoch: u64,
+    pub(super) config: MetadataConfig,
+    pub(super) links: Arc<Links>,
+    pub(super) sessions: Sessions,
+    /// The epoch in which this node took office last.
+    pub(super) office_epoch: u64,
     records_since_snapshot: usize,
     /// Whether the last change but heartbeats found its disk full; said once.
     is_full: bool,
 }
 
 /// Why nothing was written.
-enum WriteFailure {
+pub(super) enum WriteFailure {
     NotLeader,
     Error(SubmitError),
 }
@@ -80,16 +89,17 @@ impl Controller {
         raft: Raft,
         published: Arc<Published>,
         store: Arc<dyn Store>,
+        links: Arc<Links>,
         config: MetadataConfig,
     ) -> Controller {
         Controller {
             raft,
             published,
             store,
+            sessions: Sessions::new(config.broker_session_timeout),
             config,
-            sessions: BTreeMap::new(),
-            applied_offsets: BTreeMap::new(),
-            sessions_epoch: 0,
+            links,
+            office_epoch: 0,
             is_full: false,
             records_since_snapshot: 0,
         }
@@ -103,19 +113,38 @@ impl Controller {
     ) {
         let mut waiting = VecDeque::new();
         let mut arrived = Vec::new();
-        let mut next_tick = Instant::now() + self.tick();
+        let tick = self.tick();
+        let mut next_tick = Instant::now() + tick;
         let mut next_leaderless_check = Instant::now() + self.config.leaderless_check_interval;
         let balance_interval = self.config.leader_balance_interval;
         let mut next_balance = Instant::now() + balance_interval.unwrap_or(Duration::ZERO);
+        let mut metrics = self.raft.metrics();
+        let links = self.links.clone();
+        let has_sessions = self.config.broker_session_timeout.is_some();
         loop {
             if waiting.is_empty() {
+                if self.is_newly_elected() {
+                    // Without waiting for a request: a cluster is to be founded, and sessions begin. Whatever hinders it
+                    // hinders the first request too, which says so.
+                    tokio::select! {
+                        biased;
+                        _ = &mut stop => break,
+                        () = self.try_to_take_office() => {}
+                    }
+                }
                 tokio::select! {
                     biased;
                     _ = &mut stop => break,
+                    changed = metrics.changed() => {
+                        if changed.is_err() {
+                            break;
+                        }
+                    }
+                    () = links.gone.notified() => waiting.extend(self.dead_brokers()),
                     // Before the requests: however many come, silence is noticed.
-                    () = tokio::time::sleep_until(next_tick), if self.config.broker_session_timeout.is_some() => {
-                        next_tick = Instant::now() + self.tick();
-                        waiting.extend(self.silent_brokers());
+                    () = tokio::time::sleep_until(next_tick), if has_sessions => {
+                        next_tick = Instant::now() + tick;
+                        waiting.extend(self.dead_brokers());
                     }
                     () = tokio::time::sleep_until(next_leaderless_check) => {
                         next_leaderless_check = Instant::now() + self.config.leaderless_check_interval;
@@ -138,13 +167,20 @@ impl Controller {
             }
         }
         requests.close();
-        while let Ok(left) = requests.try_recv() {
+        let left = std::iter::from_fn(|| requests.try_recv().ok());
+        for left in waiting.into_iter().chain(left) {
             let _ = left.answer.send(Err(SubmitError::Stopped("it is shutting down".into())));
         }
     }
 
+    async fn try_to_take_office(&mut self) {
+        if self.take_office().await.is_err() {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
     fn tick(&self) -> Duration {
-        self.config.broker_session_timeout.unwrap_or(Duration::from_secs(3600)) / 4
+        self.config.broker_session_timeout.unwrap_or(Duration::from_secs(3600)) / 8
     }
 
     /// Serves from the front of `waiting` as much as one entry takes.
@@ -173,17 +209,16 @@ impl Controller {
                 return Ok(());
             }
         }
-        let (epoch, next_offset) = self.take_over().await?;
+        let (epoch, next_offset) = self.take_office().await?;
         let image = self.published.image();
-        self.renew_sessions(epoch, &image);
         let next = Position { offset: next_offset.max(image.last_offset + 1), epoch };
-        let live_brokers = self.live_brokers();
+        let live_brokers = self.sessions.live();
+        for entry in waiting.iter_mut() {
+            self.keep_fenced_if_unreachable(&mut entry.request);
+        }
 
         let mut ahead = Image::clone(&image);
-        let mut records: Vec<Record> = initial_records(&ahead, &self.config.static_settings);
-        for record in &records {
-            ahead.replay(record, next);
-        }
+        let mut records: Vec<Record> = Vec::new();
         let mut responses = Vec::new();
         for entry in waiting.iter() {
             // The first is always taken, however large: `decide` has its own bounds.
@@ -191,14 +226,18 @@ impl Controller {
                 break;
             }
             let mut seed = [0; 32];
-            rand::rng().fill_bytes(&mut seed);
+            random::fill(&mut seed);
+            let without_asker = restarted_broker(entry).and_then(|id| {
+                let mut others = live_brokers.clone();
+                others.remove(&id).then_some(others)
+            });
             let context = Context {
                 next,
                 seed,
-                live_brokers: &live_brokers,
+                live_brokers: without_asker.as_ref().unwrap_or(&live_brokers),
                 topic_defaults: self.config.topic_defaults,
                 static_settings: self.config.static_settings,
-                applied_offsets: &self.applied_offsets,
+                applied_offsets: self.sessions.applied_offsets(),
                 config_check: self.config.config_check.as_ref(),
             };
             let decision = decide(&entry.request, &ahead, &context);
@@ -230,10 +269,12 @@ impl Controller {
                 let _ = self.raft.trigger().snapshot().await;
             }
         }
+        let visible_at = self.published.image().last_offset;
         for (served, response) in waiting.drain(..responses.len()).zip(responses) {
-            self.note_session(&served.request, &response);
+            self.sessions.note(&served.request, &response);
+            self.forget_unregistered(&served.request, &response);
             // The asker may have gone away; what was decided stands.
-            let _ = served.answer.send(Ok(response));
+            let _ = served.answer.send(Ok(Submitted { response, visible_at }));
         }
         Ok(())
     }
@@ -260,36 +301,7 @@ impl Controller {
         store::beside(&self.store, move |store| store.reserve(bytes)).await
     }
 
-    /// Waits until this node leads and has applied everything before its own epoch. The epoch, and an offset that no entry
-    /// has yet.
-    async fn take_over(&self) -> Result<(u64, u64), WriteFailure> {
-        let mut metrics = self.raft.metrics();
-        let deadline = Instant::now() + TAKE_OVER_MAX;
-        loop {
-            {
-                let now = metrics.borrow_watched();
-                if let Err(fatal) = &now.running_state {
-                    return Err(WriteFailure::Error(SubmitError::Stopped(fatal.to_string())));
-                }
-                if !now.state.is_leader() {
-                    return Err(WriteFailure::NotLeader);
-                }
-                if now.last_applied.as_ref().is_some_and(|applied| applied.leader_id.term == now.current_term)
-                {
-                    return Ok((now.current_term, now.last_log_index.map_or(0, |last| last + 1)));
-                }
-            }
-            match tokio::time::timeout_at(deadline, metrics.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => {
-                    return Err(WriteFailure::Error(SubmitError::Stopped("the quorum is shut down".into())));
-                }
-                Err(_) => return Err(WriteFailure::NotLeader),
-            }
-        }
-    }
-
-    async fn write(&self, change: Change) -> Result<(), WriteFailure> {
+    pub(super) async fn write(&self, change: Change) -> Result<(), WriteFailure> {
         let epoch = change.decided_in;
         let (responder, completed) = ProgressResponder::complete_only();
         self.raft
@@ -323,88 +335,66 @@ impl Controller {
         super::broker_id(self.raft.metrics().borrow_watched().current_leader)
     }
 
-    /// A new controller does not know when brokers were heard of last: all begin with a full session.
-    fn renew_sessions(&mut self, epoch: u64, image: &Image) {
-        if self.sessions_epoch == epoch {
-            return;
-        }
-        self.sessions_epoch = epoch;
-        self.sessions.clear();
-        self.applied_offsets.clear();
-        if self.config.broker_session_timeout.is_some() {
-            let now = Instant::now();
-            // This node's own registration is from before its restart, so nobody else can be using it.
-            let others = image.brokers.values().filter(|broker| broker.id != self.config.node_id);
-            self.sessions = others.filter(|broker| !broker.fenced).map(|broker| (broker.id, now)).collect();
-        }
-    }
-
-    fn live_brokers(&self) -> BTreeSet<BrokerId> {
-        let Some(timeout) = self.config.broker_session_timeout else { return BTreeSet::new() };
-        self.sessions.iter().filter(|(_, heard)| heard.elapsed() < timeout).map(|(id, _)| *id).collect()
-    }
-
-    fn note_session(&mut self, request: &Request, response: &Response) {
-        match (request, response) {
-            (Request::RegisterBroker(request), Response::RegisterBroker(Ok(_))) => {
-                self.sessions.insert(request.id, Instant::now());
-            }
-            (Request::BrokerHeartbeat(request), Response::BrokerHeartbeat(Ok(state))) => {
-                self.applied_offsets.insert(request.id, request.metadata_offset);
-                if state.should_shut_down || request.want_fence {
-                    self.sessions.remove(&request.id);
-                } else {
-                    self.sessions.insert(request.id, Instant::now());
-                }
-            }
-            (Request::UnregisterBroker(request), Response::UnregisterBroker(Ok(()))) => {
-                self.sessions.remove(&request.id);
-                self.applied_offsets.remove(&request.id);
-            }
-            _ => {}
-        }
-    }
-
     /// A request that only the active controller makes, of itself.
     fn own_request(&self, request: impl Into<Request>) -> Option<Waiting> {
-        self.leads().then(|| Waiting { request: request.into(), answer: oneshot::channel().0 })
+        let answer = oneshot::channel().0;
+        self.leads().then(|| Waiting { request: request.into(), origin: Origin::Controller, answer })
     }
 
-    /// Requests to fence the brokers whose session is over.
-    fn silent_brokers(&self) -> Vec<Waiting> {
+    /// Requests to fence the brokers that are alive no more.
+    fn dead_brokers(&self) -> Vec<Waiting> {
         if !self.leads() {
             return Vec::new();
         }
-        let live = self.live_brokers();
         let image = self.published.image();
-        let silent = image.brokers.values().filter(|broker| {
-            !broker.fenced && self.sessions.contains_key(&broker.id) && !live.contains(&broker.id)
-        });
-        silent
-            .map(|broker| {
-                tracing::warn!(broker = broker.id.0, "a broker was not heard of for too long and is fenced");
-                let request = BrokerHeartbeat {
-                    id: broker.id,
-                    epoch: broker.epoch,
-                    metadata_offset: 0,
-                    want_fence: true,
-                    want_shut_down: false,
-                    offline_log_dirs: Vec::new(),
-                };
-                Waiting { request: request.into(), answer: oneshot::channel().0 }
+        let dead = self.sessions.dead(&image, &self.links);
+        let fence = dead.into_iter().filter_map(|(id, reason)| {
+            tracing::warn!(broker = id.0, "a broker is fenced: {reason}");
+            let request = BrokerHeartbeat {
+                id,
+                epoch: image.broker(id)?.epoch,
+                metadata_offset: 0,
+                want_fence: true,
+                want_shut_down: false,
+                offline_log_dirs: Vec::new(),
+            };
+            Some(Waiting {
+                request: request.into(),
+                origin: Origin::Controller,
+                answer: oneshot::channel().0,
             })
-            .collect()
+        });
+        fence.collect()
+    }
+
+    /// A broker that this controller cannot reach would never hear of what it is given.
+    fn keep_fenced_if_unreachable(&self, request: &mut Request) {
+        if let Request::BrokerHeartbeat(beat) = request
+            && self.published.image().broker(beat.id).is_some_and(|broker| broker.fenced)
+            && self.sessions.is_unreachable(beat.id, &self.links)
+        {
+            tracing::debug!(broker = beat.id.0, "a broker stays fenced: it cannot be reached");
+            beat.want_fence = true;
+        }
+    }
+
+    /// A node that is no broker any more need not follow the log; if it lives, it joins again by itself.
+    fn forget_unregistered(&self, request: &Request, response: &Response) {
+        if let (Request::UnregisterBroker(request), Response::UnregisterBroker(Ok(()))) = (request, response)
+            && let Ok(id) = u64::try_from(request.id.0)
+        {
+            tokio::spawn(super::membership::drop_observer(self.raft.clone(), self.links.clone(), id));
+        }
     }
 }
 
-/// What the first controller of a cluster writes before anything else.
-fn initial_records(image: &Image, settings: &StaticSettings) -> Vec<Record> {
-    if image.last_offset > 0 {
-        return Vec::new();
+/// The broker that registers anew from the node that it is itself: that node's metadata directory is locked by the process
+/// that asks, so the one before it is gone.
+fn restarted_broker(entry: &Waiting) -> Option<BrokerId> {
+    match (&entry.request, entry.origin) {
+        (Request::RegisterBroker(request), Origin::Member(from)) => {
+            (u64::try_from(request.id.0) == Ok(from)).then_some(request.id)
+        }
+        _ => None,
     }
-    let levels = features::initial().into_iter();
-    levels
-        .map(|(name, level)| Record::FeatureLevelSet { name: name.into(), level })
-        .chain(min_isr_records(image, settings))
-        .collect()
 }

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
-use openraft::impls::BasicNode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::types::{Change, Entry, LogId, Membership, StoredMembership, Vote, log_id};
+use super::types::{Change, Entry, LogId, Member, Membership, StoredMembership, Vote, log_id};
 use crate::metadata::ids::ClusterId;
 use crate::metadata::records::Record;
 
@@ -85,13 +85,21 @@ pub struct StoredVoters {
     pub sets: Vec<BTreeSet<u64>>,
     /// Addresses of the voters and observers.
     pub nodes: BTreeMap<u64, String>,
+    /// Their directory ids, where known.
+    #[serde(default)]
+    pub directories: BTreeMap<u64, Uuid>,
 }
 
 impl From<&Membership> for StoredVoters {
     fn from(membership: &Membership) -> StoredVoters {
         StoredVoters {
             sets: membership.get_joint_config().clone(),
-            nodes: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
+            nodes: membership.nodes().map(|(id, node)| (*id, node.address.clone())).collect(),
+            directories: membership
+                .nodes()
+                .filter(|(_, node)| !node.directory_id.is_nil())
+                .map(|(id, node)| (*id, node.directory_id))
+                .collect(),
         }
     }
 }
@@ -101,8 +109,12 @@ impl StoredVoters {
         if self.sets.is_empty() && self.nodes.is_empty() {
             return Ok(Membership::default());
         }
-        let nodes: BTreeMap<u64, BasicNode> =
-            self.nodes.iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
+        let member = |id: &u64, address: &String| Member {
+            address: address.clone(),
+            directory_id: self.directories.get(id).copied().unwrap_or_default(),
+        };
+        let nodes: BTreeMap<u64, Member> =
+            self.nodes.iter().map(|(id, address)| (*id, member(id, address))).collect();
         Membership::new(self.sets.clone(), nodes).map_err(|error| DecodeError::Malformed(error.to_string()))
     }
 }

@@ -143,7 +143,7 @@ impl RaftStateMachine<MetadataRaft> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let stored: StoredSnapshot = decode(&snapshot).map_err(invalid)?;
-        if stored.cluster_id != self.image.cluster_id {
+        if self.image.cluster_id.is_known() && stored.cluster_id != self.image.cluster_id {
             return Err(invalid(format!(
                 "it is of cluster {}, this is cluster {}",
                 stored.cluster_id, self.image.cluster_id

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::directory::Identity;
 use super::store::{Cell, Store, Write};
 
 #[derive(Default)]
@@ -33,6 +34,8 @@ struct State {
     fail_writes: bool,
     /// What `reserve` may hand out; `None` for any amount.
     room: Option<u64>,
+    /// Beside the store, as a directory has it in a file; always synced.
+    identity: Option<Identity>,
 }
 
 #[derive(Clone, Default)]
@@ -86,6 +89,22 @@ impl MemoryStore {
     /// From now on `reserve` refuses more than this; `None` for no limit.
     pub fn limit_room(&self, bytes: Option<u64>) {
         self.state.lock().room = bytes;
+    }
+
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.state.lock().identity.clone()
+    }
+
+    pub(super) fn save_identity(&self, identity: Identity) {
+        self.state.lock().identity = Some(identity);
+    }
+
+    /// A store with the same content: what somebody who restores a backup starts from.
+    pub fn copy(&self) -> MemoryStore {
+        let state = self.state.lock();
+        let (synced, identity) = (state.synced.clone(), state.identity.clone());
+        let copied = State { live: synced.clone(), synced, identity, ..State::default() };
+        MemoryStore { state: Arc::new(Mutex::new(copied)), generation: 0 }
     }
 
     fn writable(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {

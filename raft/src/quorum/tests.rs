@@ -1,5 +1,6 @@
 //! The quorum as a whole: openraft's own storage suite on both stores, sled against its model, starts, restarts, crashes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
@@ -13,14 +14,20 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::encoding::{DecodeError, StoredEntry, StoredPayload, StoredVote, encode};
+use super::controller::WAITING_REQUESTS_MAX;
+use super::encoding::{DecodeError, StoredEntry, StoredLogId, StoredPayload, StoredVote, decode, encode};
+use super::log_store::LogStore;
+use super::start::{ENTRIES_KEPT, ENTRIES_PER_SNAPSHOT, PURGE_STEP};
+use super::state_machine::StateMachine;
 use super::store::{Cell, Write};
 use super::store_memory::MemoryStore;
-use super::types::{Change, Entry, MetadataRaft, Vote, log_id};
+use super::store_sled::SledStore;
+use super::types::{Change, Entry, Member, MetadataRaft, Vote, log_id};
 use super::*;
+use crate::metadata::decide::ITEMS_PER_REQUEST_MAX;
 use crate::metadata::features;
-use crate::metadata::ids::TopicId;
-use crate::metadata::records::{Endpoint, Record};
+use crate::metadata::ids::{ClusterId, TopicId};
+use crate::metadata::records::{ConfigResource, Endpoint, Record};
 use crate::requests::*;
 
 // ---- openraft's suite
@@ -275,7 +282,8 @@ fn votes_and_voters_survive_their_stored_form() {
     for vote in [Vote::new(3, 1), Vote::new_committed(4, 2)] {
         assert_eq!(Vote::from(StoredVote::from(&vote)), vote);
     }
-    let nodes = BTreeMap::from([(1, BasicNode::new("a:1")), (2, BasicNode::new("b:2"))]);
+    let member = |address: &str, directory_id| Member { address: address.into(), directory_id };
+    let nodes = BTreeMap::from([(1, member("a:1", Uuid::nil())), (2, member("b:2", Uuid::from_u128(7)))]);
     let voters = types::Membership::new(vec![[1].into(), [1, 2].into()], nodes).unwrap();
     assert_eq!(encoding::StoredVoters::from(&voters).to_membership(), Ok(voters));
 }

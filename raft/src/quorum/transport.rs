@@ -116,12 +116,10 @@ impl PeerService {
         }
     }
 
-    #[allow(dead_code, reason = "the quorum's side follows")]
     pub(super) fn attach(&self, serving: Arc<dyn Serve>) {
         *self.serving.write() = Some(serving);
     }
 
-    #[allow(dead_code, reason = "the quorum's side follows")]
     pub(super) fn detach(&self) {
         *self.serving.write() = None;
     }

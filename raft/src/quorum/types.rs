@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use openraft::impls::{BasicNode, leader_id_std};
+use openraft::impls::leader_id_std;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::runtime::MetadataRuntime;
 use crate::metadata::records::Record;
 
 openraft::declare_raft_types!(
@@ -13,17 +15,27 @@ openraft::declare_raft_types!(
         D = Change,
         R = Applied,
         NodeId = u64,
-        Node = BasicNode,
+        Node = Member,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = MetadataRuntime,
 );
+
+/// A voter or observer, as the membership in the log has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Where its peers reach it.
+    pub address: String,
+    /// Of the metadata directory that counts for this id; nil for a voter of the first membership that was not heard of yet.
+    pub directory_id: Uuid,
+}
 
 pub type Raft = openraft::Raft<MetadataRaft, super::state_machine::StateMachine>;
 pub type LogId = openraft::alias::LogIdOf<MetadataRaft>;
 pub type Entry = openraft::alias::EntryOf<MetadataRaft>;
 pub type Vote = openraft::alias::VoteOf<MetadataRaft>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<MetadataRaft>;
-pub type Membership = openraft::Membership<u64, BasicNode>;
+pub type Membership = openraft::Membership<u64, Member>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<MetadataRaft>;
 pub type Snapshot = openraft::alias::SnapshotOf<MetadataRaft, bytes::Bytes>;
 

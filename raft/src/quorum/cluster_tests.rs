@@ -1,0 +1,589 @@
+//! Whole quorums in one process, under paused time: nodes over an in-memory transport whose links can be cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use super::store_memory::MemoryStore;
+use super::*;
+use crate::metadata::features;
+use crate::metadata::ids::BrokerEpoch;
+use crate::metadata::records::Endpoint;
+use crate::requests::*;
+
+// ---- the network
+
+/// Addresses are `node-<id>`, or whatever a test listens at.
+#[derive(Default)]
+struct Wires {
+    listening: Mutex<BTreeMap<String, PeerService>>,
+    /// From, to.
+    cut: Mutex<BTreeSet<(String, String)>>,
+    /// Calls served by these get no answer.
+    mute: Mutex<BTreeSet<String>>,
+}
+
+struct Wire {
+    wires: Arc<Wires>,
+    from: String,
+}
+
+/// One way over a network that is not there.
+const HOP: Duration = Duration::from_millis(1);
+
+impl Transport for Wire {
+    fn call<'a>(
+        &'a self,
+        address: &'a str,
+        _lane: Lane,
+        request: Bytes,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, TransportError>> + Send + 'a>> {
+        let there = (self.from.clone(), address.to_owned());
+        let back = (address.to_owned(), self.from.clone());
+        Box::pin(async move {
+            let called = async {
+                tokio::time::sleep(HOP).await;
+                if self.wires.cut.lock().contains(&there) {
+                    std::future::pending::<()>().await;
+                }
+                let service = self.wires.listening.lock().get(address).cloned();
+                let Some(service) = service else { return Err(TransportError::Refused) };
+                // On a task of its own, as a server's: who hangs up does not stop it.
+                let served = tokio::spawn(async move { service.handle(request).await });
+                let answered = served.await.map_err(|error| TransportError::Closed(error.to_string()))?;
+                tokio::time::sleep(HOP).await;
+                if self.wires.cut.lock().contains(&back) || self.wires.mute.lock().contains(address) {
+                    std::future::pending::<()>().await;
+                }
+                answered.map_err(|refused| TransportError::Rejected(refused.0))
+            };
+            tokio::time::timeout(limit, called).await.unwrap_or(Err(TransportError::TimedOut(limit)))
+        })
+    }
+}
+
+impl Wires {
+    fn cut(&self, from: &str, to: &str) {
+        self.cut.lock().insert((from.into(), to.into()));
+    }
+
+    /// Both ways, with everybody.
+    fn isolate(&self, node: &str, others: impl IntoIterator<Item = i32>) {
+        for other in others {
+            self.cut(node, &address(other));
+            self.cut(&address(other), node);
+        }
+    }
+
+    fn heal(&self) {
+        self.cut.lock().clear();
+        self.mute.lock().clear();
+    }
+}
+
+fn address(id: i32) -> String {
+    format!("node-{id}")
+}
+
+// ---- the nodes
+
+struct TestCluster {
+    wires: Arc<Wires>,
+    voters: Vec<(BrokerId, String)>,
+    stores: BTreeMap<i32, Arc<MemoryStore>>,
+    nodes: BTreeMap<i32, Metadata>,
+}
+
+impl TestCluster {
+    fn new(voters: i32) -> TestCluster {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(std::env::var("OTTLA_TEST_LOG").unwrap_or("off".into()))
+            .with_test_writer()
+            .try_init();
+        TestCluster {
+            wires: Arc::default(),
+            voters: (1..=voters).map(|id| (BrokerId(id), address(id))).collect(),
+            stores: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    async fn started(voters: i32) -> TestCluster {
+        let mut cluster = TestCluster::new(voters);
+        cluster.start_all(1..=voters).await;
+        cluster
+    }
+
+    fn config(&self, id: i32) -> MetadataConfig {
+        let is_voter = self.voters.iter().any(|(voter, _)| voter.0 == id);
+        MetadataConfig {
+            role: if is_voter { QuorumRole::Voter } else { QuorumRole::Observer },
+            voters: self.voters.clone(),
+            peer_address: address(id),
+            transport: Arc::new(Wire { wires: self.wires.clone(), from: address(id) }),
+            peers: PeerService::new(),
+            broker_session_timeout: Some(Duration::from_secs(3)),
+            ..MetadataConfig::new(BrokerId(id), "")
+        }
+    }
+
+    fn store(&mut self, id: i32) -> Arc<MemoryStore> {
+        self.stores.entry(id).or_default().clone()
+    }
+
+    fn starting(
+        &mut self,
+        config: MetadataConfig,
+    ) -> impl Future<Output = Result<Metadata, StartError>> + Send + use<> {
+        let store = self.store(config.node_id.0);
+        let wires = self.wires.clone();
+        async move {
+            let (address, peers) = (config.peer_address.clone(), config.peers.clone());
+            wires.listening.lock().insert(address.clone(), peers);
+            let started = Metadata::start_in_memory(config, store).await;
+            if started.is_err() {
+                wires.listening.lock().remove(&address);
+            }
+            started
+        }
+    }
+
+    async fn start_all(&mut self, ids: impl IntoIterator<Item = i32>) {
+        let starts: Vec<_> = ids
+            .into_iter()
+            .map(|id| {
+                let config = self.config(id);
+                let starting = self.starting(config);
+                async move { (id, starting.await) }
+            })
+            .collect();
+        for (id, started) in within(60, join_all(starts)).await {
+            self.nodes.insert(id, started.unwrap_or_else(|error| panic!("node {id}: {error}")));
+        }
+    }
+
+    async fn start(&mut self, id: i32) {
+        self.start_all([id]).await;
+    }
+
+    fn node(&self, id: i32) -> &Metadata {
+        &self.nodes[&id]
+    }
+
+    /// As kill -9 and a loss of power: nothing more is sent or synced.
+    async fn kill(&mut self, id: i32) {
+        self.wires.listening.lock().remove(&address(id));
+        let before = self.wires.cut.lock().clone();
+        self.wires.isolate(&address(id), 0..20);
+        let node = self.nodes.remove(&id).unwrap();
+        let store = self.stores[&id].crash_and_reopen(id as u64);
+        self.stores.insert(id, Arc::new(store));
+        node.raft.shutdown().await.unwrap();
+        node.shutdown().await;
+        *self.wires.cut.lock() = before;
+    }
+
+    async fn stop(&mut self, id: i32) {
+        let node = self.nodes.remove(&id).unwrap();
+        node.shutdown().await;
+        self.wires.listening.lock().remove(&address(id));
+    }
+
+    /// Waits until all running nodes agree on one controller, other than `not`.
+    async fn leader_other_than(&self, not: Option<i32>, among: &[i32]) -> i32 {
+        eventually(30, || {
+            let leaders: BTreeSet<Option<i32>> =
+                among.iter().map(|id| self.node(*id).controller_id().map(|id| id.0)).collect();
+            let leader = leaders.first().copied().flatten()?;
+            (leaders.len() == 1 && Some(leader) != not && self.node(leader).is_controller()).then_some(leader)
+        })
+        .await
+    }
+
+    async fn leader(&self) -> i32 {
+        let ids: Vec<i32> = self.nodes.keys().copied().collect();
+        self.leader_other_than(None, &ids).await
+    }
+
+    fn others(&self, id: i32) -> Vec<i32> {
+        self.nodes.keys().copied().filter(|other| *other != id).collect()
+    }
+
+    /// All running nodes come to the same image.
+    async fn converge(&self) {
+        eventually(30, || {
+            let images: Vec<Arc<Image>> = self.nodes.values().map(Metadata::image).collect();
+            images.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Everything in a test has a limit, in simulated seconds.
+async fn within<T>(seconds: u64, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(seconds), future)
+        .await
+        .unwrap_or_else(|_| panic!("not within {seconds} s"))
+}
+
+async fn eventually<T>(seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
+    within(seconds, async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+fn topic(name: &str) -> CreateTopics {
+    let topic = NewTopic {
+        name: name.into(),
+        partitions: 1,
+        replication_factor: -1,
+        assignments: vec![(0, vec![BrokerId(1)])],
+        configs: vec![],
+    };
+    CreateTopics { topics: vec![NewTopic { partitions: -1, ..topic }], validate_only: false }
+}
+
+async fn create(node: &Metadata, name: &str) {
+    let answer = within(60, node.submit(topic(name))).await.unwrap();
+    answer[0].result.as_ref().unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(node.image().topic_by_name(name).is_some(), "visible when it is answered");
+}
+
+fn registration(id: i32) -> RegisterBroker {
+    RegisterBroker {
+        id: BrokerId(id),
+        incarnation: Uuid::new_v4(),
+        endpoints: vec![Endpoint {
+            name: "PLAINTEXT".into(),
+            host: "localhost".into(),
+            port: 9092,
+            security_protocol: 0,
+        }],
+        rack: None,
+        features: features::supported(),
+        log_dirs: vec![],
+        previous_epoch: None,
+    }
+}
+
+async fn register(node: &Metadata, id: i32) -> BrokerEpoch {
+    within(60, node.submit(registration(id))).await.unwrap().unwrap()
+}
+
+fn heartbeat(node: &Metadata, id: i32, epoch: BrokerEpoch) -> BrokerHeartbeat {
+    BrokerHeartbeat {
+        id: BrokerId(id),
+        epoch,
+        metadata_offset: node.image().last_offset,
+        want_fence: false,
+        want_shut_down: false,
+        offline_log_dirs: vec![],
+    }
+}
+
+/// Registers every node as a broker and keeps sending heartbeats.
+async fn serve_as_brokers(cluster: &TestCluster) -> BTreeMap<i32, tokio::task::JoinHandle<()>> {
+    let mut beating = BTreeMap::new();
+    for (id, node) in cluster.nodes.clone() {
+        let epoch = register(&node, id).await;
+        beating.insert(id, tokio::spawn(beat(node, id, epoch)));
+    }
+    eventually(20, || cluster.nodes.keys().all(|id| is_unfenced(cluster, *id)).then_some(())).await;
+    beating
+}
+
+async fn beat(node: Metadata, id: i32, epoch: BrokerEpoch) {
+    loop {
+        let _ = node.submit(heartbeat(&node, id, epoch)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn is_unfenced(cluster: &TestCluster, id: i32) -> bool {
+    let Some(node) = cluster.nodes.values().find(|node| node.is_controller()) else { return false };
+    node.image().broker(BrokerId(id)).is_some_and(|broker| !broker.fenced)
+}
+
+// ---- founding
+
+#[tokio::test(start_paused = true)]
+async fn three_voters_found_one_cluster() {
+    let cluster = TestCluster::started(3).await;
+    cluster.converge().await;
+    let ids: BTreeSet<String> =
+        cluster.nodes.values().map(|node| node.image().cluster_id.to_string()).collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert_eq!(ids.first().unwrap().len(), 22);
+    let leader = cluster.leader().await;
+    let quorum = cluster.node(leader).quorum();
+    let directories: BTreeMap<i32, Uuid> =
+        quorum.voters.iter().map(|voter| (voter.id.0, voter.directory_id)).collect();
+    let held: BTreeMap<i32, Uuid> =
+        cluster.nodes.iter().map(|(id, node)| (*id, node.directory_id())).collect();
+    assert_eq!(directories, held);
+    assert_eq!(quorum.addresses.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_works_on_every_node_and_is_visible_there() {
+    let cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    for (id, node) in &cluster.nodes {
+        create(node, &format!("by-{id}")).await;
+    }
+    cluster.converge().await;
+    beating.values().for_each(|task| task.abort());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_stops_hands_over_without_a_timeout() {
+    let mut cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    let old = cluster.leader().await;
+    let begin = tokio::time::Instant::now();
+    beating[&old].abort();
+    cluster.stop(old).await;
+    let others = cluster.others(old);
+    cluster.leader_other_than(Some(old), &others).await;
+    create(cluster.node(others[0]), "at-once").await;
+    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_makes_nothing_happen() {
+    let cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let old = cluster.leader().await;
+    let others = cluster.others(old);
+    cluster.wires.isolate(&address(old), 1..=3);
+    let lost = tokio::spawn({
+        let node = cluster.node(old).clone();
+        async move { node.submit(topic("lost")).await }
+    });
+    let new = cluster.leader_other_than(Some(old), &others).await;
+    create(cluster.node(others[0]), "kept").await;
+    cluster.wires.heal();
+    cluster.converge().await;
+    assert_eq!(cluster.leader().await, new);
+    let answer = within(60, lost).await.unwrap();
+    let made = cluster.node(new).image().topic_by_name("lost").is_some();
+    match answer {
+        // It was tried again with the new leader, before it had any effect.
+        Ok(_) => assert!(made),
+        Err(SubmitError::OutcomeUnknown) => {}
+        Err(error) => panic!("{error}"),
+    }
+    assert!(cluster.node(old).image().topic_by_name("kept").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_follows_forwards_and_comes_back() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    create(cluster.node(1), "before").await;
+    cluster.start(7).await;
+    assert!(cluster.node(7).image().topic_by_name("before").is_some(), "complete when started");
+    create(cluster.node(7), "by-the-observer").await;
+    assert_eq!(cluster.node(7).quorum().observers.iter().map(|node| node.id.0).collect::<Vec<_>>(), [7]);
+    cluster.kill(7).await;
+    create(cluster.node(1), "meanwhile").await;
+    cluster.start(7).await;
+    assert!(cluster.node(7).image().topic_by_name("meanwhile").is_some());
+    // Observers do not vote: two of three voters are needed, whatever the observer does.
+    let leader = cluster.leader().await;
+    cluster.kill(leader).await;
+    create(cluster.node(7), "under-another").await;
+    let info = within(30, cluster.node(7).describe_quorum()).await.unwrap();
+    assert_eq!(info.leader, cluster.node(7).controller_id());
+    let own = info.observers.iter().find(|node| node.id.0 == 7).unwrap();
+    assert!(own.log_end_offset > 0 && own.silent_ms.is_some() && own.behind_ms.is_some(), "{own:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lags_gets_a_snapshot() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let behind = cluster.others(leader)[0];
+    cluster.kill(behind).await;
+    for number in 0..20 {
+        create(cluster.node(leader), &format!("topic-{number}")).await;
+    }
+    let raft = cluster.node(leader).raft.clone();
+    cluster.node(leader).snapshot().await.unwrap();
+    let last = raft.metrics().borrow_watched().last_log_index.unwrap();
+    eventually(20, || raft.metrics().borrow_watched().snapshot.is_some().then_some(())).await;
+    raft.trigger().purge_log(last).await.unwrap();
+    eventually(20, || raft.metrics().borrow_watched().purged.is_some().then_some(())).await;
+    // The one that comes back, and one that never was there.
+    cluster.start(behind).await;
+    cluster.start(9).await;
+    cluster.converge().await;
+    for id in [behind, 9] {
+        let metrics = cluster.node(id).raft.metrics().borrow_watched().clone();
+        assert!(metrics.snapshot.is_some(), "node {id} got its metadata by entries");
+        assert_eq!(cluster.node(id).image().topics.len(), 20);
+    }
+    create(cluster.node(9), "after").await;
+    cluster.kill(behind).await;
+    cluster.start(behind).await;
+    cluster.converge().await;
+}
+
+// ---- who is let in
+
+#[tokio::test(start_paused = true)]
+async fn an_old_copy_of_a_directory_is_refused() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let restored = cluster.others(leader)[0];
+    let backup = cluster.store(restored).copy();
+    for number in 0..5 {
+        create(cluster.node(leader), &format!("topic-{number}")).await;
+    }
+    cluster.converge().await;
+    cluster.kill(restored).await;
+    cluster.stores.insert(restored, Arc::new(backup));
+    let config = cluster.config(restored);
+    let refused = within(60, cluster.starting(config)).await.err();
+    assert!(matches!(refused, Some(StartError::OldCopy { .. })), "{refused:?}");
+    create(cluster.node(leader), "goes-on").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_id_is_one_node() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    cluster.start(7).await;
+    let twin = |id: i32, cluster: &TestCluster| MetadataConfig {
+        peer_address: "node-19".into(),
+        transport: Arc::new(Wire { wires: cluster.wires.clone(), from: "node-19".into() }),
+        ..cluster.config(id)
+    };
+    for (id, text) in [(7, "another node runs with node.id 7"), (1, "two nodes have node.id 1")] {
+        let config = MetadataConfig { voters: cluster.voters.clone(), ..twin(id, &cluster) };
+        let held = cluster.stores.remove(&id);
+        let refused = within(60, cluster.starting(config)).await.err();
+        cluster.stores.insert(id, held.unwrap());
+        let Some(StartError::NotAdmitted(reason)) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains(text), "{reason}");
+    }
+    // A node that moved keeps its place: its directory says who it is.
+    cluster.kill(7).await;
+    let config = twin(7, &cluster);
+    let moved = within(60, cluster.starting(config)).await.unwrap();
+    create(&moved, "from-elsewhere").await;
+    assert_eq!(moved.quorum().addresses[&BrokerId(7)], "node-19");
+    // An observer that lost its directory is taken as a new one, once the old one is gone.
+    moved.shutdown().await;
+    cluster.wires.listening.lock().remove("node-19");
+    cluster.stores.remove(&7);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.start(7).await;
+    create(cluster.node(7), "anew").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_of_another_cluster_is_refused() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let mut config = cluster.config(7);
+    config.cluster_id = Some(crate::ClusterId("another".into()));
+    let starting = tokio::spawn(cluster.starting(config));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!starting.is_finished(), "it waits for its own cluster");
+    starting.abort();
+    assert!(cluster.node(1).quorum().observers.is_empty());
+
+    // One that holds another cluster's data and comes by mistake: nobody listens to it.
+    let leader = cluster.leader().await;
+    let alone = MetadataConfig { voters: vec![(BrokerId(1), address(1))], ..cluster.config(1) };
+    let other = TestCluster::new(1);
+    let alone = MetadataConfig {
+        transport: Arc::new(Wire { wires: other.wires.clone(), from: address(1) }),
+        ..alone
+    };
+    let store = Arc::new(MemoryStore::new());
+    let stranger = Metadata::start_in_memory(alone, store).await.unwrap();
+    let member = cluster.node(leader).links.member(leader as u64).unwrap();
+    let call = stranger.links.envelope_for_test(&links::Peer::member(leader as u64, &member));
+    let service = cluster.wires.listening.lock()[&address(leader)].clone();
+    let reply = service.handle(call).await.unwrap();
+    let reply: messages::Envelope<messages::Reply> = encoding::decode(&reply).unwrap();
+    assert!(matches!(reply.body, Err(messages::Denied::OtherCluster(_))), "{:?}", reply.body);
+    stranger.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_is_refused_and_forgotten() {
+    let cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let service = cluster.wires.listening.lock()[&address(1)].clone();
+    let whole = cluster.node(2).links.envelope_for_test(&links::Peer::at("node-1"));
+    assert!(service.handle(whole.clone()).await.is_ok());
+    for length in 0..whole.len() {
+        assert!(service.handle(whole.slice(..length)).await.is_err(), "{length} bytes");
+    }
+    let mut bits = 1u32;
+    for _ in 0..20_000 {
+        let mut damaged = whole.to_vec();
+        for _ in 0..3 {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let place = (bits >> 8) as usize % damaged.len();
+            damaged[place] = bits as u8;
+        }
+        let _ = service.handle(damaged.into()).await;
+    }
+    create(cluster.node(1), "alive").await;
+}
+
+// ---- sessions
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_died_is_fenced_at_once_and_a_silent_one_after_its_session() {
+    let mut cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let others = cluster.others(leader);
+    beating[&others[0]].abort();
+    let begin = tokio::time::Instant::now();
+    cluster.kill(others[0]).await;
+    eventually(10, || (!is_unfenced(&cluster, others[0])).then_some(())).await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    // Its next process is taken at once, although nobody has told that the former one is gone.
+    cluster.start(others[0]).await;
+    let begin = tokio::time::Instant::now();
+    let epoch = register(cluster.node(others[0]), others[0]).await;
+    let beating_again = tokio::spawn(beat(cluster.node(others[0]).clone(), others[0], epoch));
+    eventually(10, || is_unfenced(&cluster, others[0]).then_some(())).await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+
+    let begin = tokio::time::Instant::now();
+    cluster.wires.isolate(&address(others[1]), 1..=3);
+    eventually(10, || (!is_unfenced(&cluster, others[1])).then_some(())).await;
+    let took = begin.elapsed();
+    assert!((2_500..4_500).contains(&took.as_millis()), "{took:?}");
+    cluster.wires.heal();
+    eventually(10, || is_unfenced(&cluster, others[1]).then_some(())).await;
+
+    // It speaks, but does not hear: what it would be given it would never know of.
+    cluster.wires.cut(&address(leader), &address(others[1]));
+    eventually(10, || (!is_unfenced(&cluster, others[1])).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!is_unfenced(&cluster, others[1]), "it stays fenced");
+    cluster.wires.heal();
+    eventually(20, || is_unfenced(&cluster, others[1]).then_some(())).await;
+    beating_again.abort();
+}
+
+// ---- voters come and go
