@@ -245,11 +245,11 @@ fn topic(name: &str) -> CreateTopics {
     let topic = NewTopic {
         name: name.into(),
         partitions: 1,
-        replication_factor: -1,
-        assignments: vec![(0, vec![BrokerId(1)])],
+        replication_factor: 1,
+        assignments: vec![],
         configs: vec![],
     };
-    CreateTopics { topics: vec![NewTopic { partitions: -1, ..topic }], validate_only: false }
+    CreateTopics { topics: vec![topic], validate_only: false }
 }
 
 async fn create(node: &Metadata, name: &str) {
@@ -342,6 +342,53 @@ async fn a_request_works_on_every_node_and_is_visible_there() {
     }
     cluster.converge().await;
     beating.values().for_each(|task| task.abort());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_comes_later_joins_what_the_others_founded() {
+    let mut cluster = TestCluster::new(3);
+    cluster.start_all([1, 3]).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    create(cluster.node(1), "before").await;
+    cluster.start(2).await;
+    assert!(cluster.node(2).image().topic_by_name("before").is_some(), "complete when started");
+    let voters = cluster.node(cluster.leader().await).quorum().voters;
+    let known = voters.iter().find(|voter| voter.id.0 == 2).unwrap();
+    assert_eq!(known.directory_id, cluster.node(2).directory_id());
+    // From now on it counts.
+    cluster.kill(3).await;
+    cluster.leader().await;
+    create(cluster.node(2), "after").await;
+}
+
+// ---- failover
+
+#[tokio::test(start_paused = true)]
+async fn the_death_of_the_active_controller_is_over_in_two_seconds() {
+    let mut cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    for round in 0..5 {
+        let dead = cluster.leader().await;
+        cluster.converge().await;
+        beating[&dead].abort();
+        cluster.kill(dead).await;
+        let begin = tokio::time::Instant::now();
+        let survivor = cluster.others(dead)[0];
+        // Asked while nobody leads.
+        create(cluster.node(survivor), &format!("round-{round}")).await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        let others = cluster.others(dead);
+        cluster.leader_other_than(Some(dead), &others).await;
+        cluster.start(dead).await;
+        cluster.converge().await;
+        assert_eq!(cluster.node(dead).image().topics.len(), round + 1);
+        cluster.converge().await;
+        let id = dead;
+        if beating[&id].is_finished() || round < 4 {
+            let epoch = register(cluster.node(id), id).await;
+            tokio::spawn(beat(cluster.node(id).clone(), id, epoch));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
