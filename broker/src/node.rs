@@ -292,12 +292,6 @@ async fn start_metadata(
     metadata.transport = Arc::new(Peers::new());
     metadata.peers = peers;
     metadata.broker_session_timeout = Some(config.liveness.session_timeout);
-    if !config.quorum.is_alone(BrokerId(config.node_id)) {
-        return Err(ottla_raft::StartError::InvalidConfig(
-            "controller.quorum.voters, controller.quorum.bootstrap.servers: clusters of several nodes are not supported".into(),
-        )
-        .into());
-    }
     Ok(match store {
         None => Metadata::start(metadata).await?,
         Some(store) => Metadata::start_in_memory(metadata, store).await?,

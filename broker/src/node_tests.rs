@@ -61,3 +61,103 @@ async fn bytes_of_both_directions_are_counted() {
     }
     node.shutdown().await;
 }
+
+/// Ports that nobody has at the moment.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [_; N] = std::array::from_fn(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|socket| socket.local_addr().unwrap().port())
+}
+
+/// Node `id` of three that vote.
+fn member(dir: &std::path::Path, id: usize, ports: &[u16; 3], more: &[(&str, &str)]) -> NodeConfig {
+    let voters: Vec<_> = (1..=3).map(|id| format!("{id}@127.0.0.1:{}", ports[id - 1])).collect();
+    let controller =
+        ports.get(id - 1).map_or(String::new(), |port| format!(",CONTROLLER://127.0.0.1:{port}"));
+    let mut overrides = vec![
+        ("node.id".to_owned(), id.to_string()),
+        ("listeners".to_owned(), format!("PLAINTEXT://127.0.0.1:0{controller}")),
+        ("controller.quorum.voters".to_owned(), voters.join(",")),
+        ("log.dirs".to_owned(), dir.join(id.to_string()).display().to_string()),
+        ("ottla.metrics.listener".to_owned(), String::new()),
+    ];
+    overrides.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    NodeConfig::load(None, &overrides).unwrap()
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(30), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn active(node: &Node, id: i32) -> bool {
+    node.broker().metadata.image().broker(BrokerId(id)).is_some_and(|broker| broker.is_active())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_and_a_broker_are_one_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports::<3>();
+    let start_one = |id| start(member(dir.path(), id, &ports, &[]));
+    let (one, two, three) = tokio::join!(start_one(1), start_one(2), start_one(3));
+    let (one, two, three) = (one.unwrap(), two.unwrap(), three.unwrap());
+    let broker = start(member(dir.path(), 4, &ports, &[("process.roles", "broker")])).await.unwrap();
+    for node in [&one, &two, &three, &broker] {
+        until("all see all", || (1..=4).all(|id| active(node, id))).await;
+        assert_eq!(node.broker().metadata.image().cluster_id, one.broker().metadata.image().cluster_id);
+    }
+    let image = broker.broker().metadata.image();
+    let address = one.broker().config.inter_broker_address(&image, BrokerId(4)).unwrap();
+    assert_eq!(address, format!("127.0.0.1:{}", broker.broker().addresses["PLAINTEXT"].port()));
+
+    // A leader that is told to stop is one no more when it has.
+    let topic = ottla_raft::requests::NewTopic {
+        name: "t".into(),
+        partitions: -1,
+        replication_factor: -1,
+        assignments: vec![(0, [4, 1, 2].map(BrokerId).to_vec())],
+        configs: Vec::new(),
+    };
+    let create = ottla_raft::requests::CreateTopics { topics: vec![topic], validate_only: false };
+    let created = three.broker().metadata.submit(create).await.unwrap();
+    assert!(created[0].result.is_ok(), "{created:?}");
+    let leader = |node: &Node| {
+        let image = node.broker().metadata.image();
+        image.topics.values().next().and_then(|topic| topic.partitions[0].leader)
+    };
+    until("broker 4 leads", || leader(&one) == Some(BrokerId(4))).await;
+    broker.shutdown().await;
+    until("broker 1 leads", || leader(&one) == Some(BrokerId(1))).await;
+    assert!(!active(&one, 4));
+
+    // Whichever is the active controller: two of three go on.
+    two.shutdown().await;
+    until("two is gone", || !active(&one, 2) && !active(&three, 2)).await;
+    let two = start_one(2).await.unwrap();
+    until("two is back", || active(&one, 2)).await;
+    for node in [two, three, one] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controllers_and_brokers_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports::<3>();
+    let controller = |id: usize| {
+        let listeners = format!("CONTROLLER://127.0.0.1:{}", ports[id - 1]);
+        start(member(dir.path(), id, &ports, &[("process.roles", "controller"), ("listeners", &listeners)]))
+    };
+    let broker = start(member(dir.path(), 4, &ports, &[("process.roles", "broker")]));
+    let (one, two, three, broker) = tokio::join!(controller(1), controller(2), controller(3), broker);
+    let (one, two, three, broker) = (one.unwrap(), two.unwrap(), three.unwrap(), broker.unwrap());
+    let image = one.broker().metadata.image();
+    assert_eq!(image.brokers.keys().map(|id| id.0).collect::<Vec<_>>(), [4], "controllers are no brokers");
+    broker.shutdown().await;
+    until("the broker is gone", || !active(&one, 4)).await;
+    for node in [two, three, one] {
+        node.shutdown().await;
+    }
+}

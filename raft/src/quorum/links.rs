@@ -47,6 +47,8 @@ pub struct Contact {
     pub reached: Option<Instant>,
     /// The first refused connection since then.
     pub refused_since: Option<Instant>,
+    /// The last one.
+    pub refused_last: Option<Instant>,
     /// Nobody listens at its address.
     pub gone: bool,
     pub promised: Promised,
@@ -268,12 +270,15 @@ impl Links {
                 contact.directory_id = Some(*directory_id);
                 contact.reached = Some(now);
                 contact.refused_since = None;
+                contact.refused_last = None;
                 contact.gone = false;
             }
             Err(CallError::Transport(TransportError::Refused)) => {
                 let since = *contact.refused_since.get_or_insert(now);
-                if !contact.gone && now - since >= REFUSALS_APART {
+                contact.refused_last = Some(now);
+                if now - since >= REFUSALS_APART {
                     contact.gone = true;
+                    // Each time: what another controller found out counts only when this one finds it too.
                     self.gone.notify_one();
                 }
             }

@@ -91,8 +91,12 @@ impl Sessions {
 
     /// The process at its address has ended, and nothing was heard of the broker since.
     fn is_gone(&self, id: BrokerId, heard: Instant, links: &Links) -> bool {
-        contact_of(id, links)
-            .is_some_and(|contact| contact.gone && contact.refused_since.is_some_and(|since| heard < since))
+        contact_of(id, links).is_some_and(|contact| {
+            // A session that began with this controller's office is an assumption, not a sign of life: one refusal more is
+            // enough. One from before does not count, for the broker may have come back meanwhile.
+            let refused = if heard == self.since { contact.refused_last } else { contact.refused_since };
+            contact.gone && refused.is_some_and(|refused| heard < refused)
+        })
     }
 
     /// A broker that this controller cannot reach gets no metadata, whatever it says of itself.
