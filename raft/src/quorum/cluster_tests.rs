@@ -345,6 +345,33 @@ async fn a_request_works_on_every_node_and_is_visible_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn voters_that_are_configured_otherwise_are_not_counted() {
+    let mut cluster = TestCluster::new(3);
+    let mut wrong = cluster.config(3);
+    wrong.voters = vec![(BrokerId(3), address(3)), (BrokerId(4), address(4)), (BrokerId(5), address(5))];
+    let wrong = tokio::spawn(cluster.starting(wrong));
+    cluster.start_all([1, 2]).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    create(cluster.node(1), "made-by-two").await;
+    wrong.abort();
+
+    // When too few agree, everybody hears why.
+    let mut cluster = TestCluster::new(3);
+    let configs: Vec<MetadataConfig> = (1..=3)
+        .map(|id| {
+            let mut config = cluster.config(id);
+            config.voters.push((BrokerId(10 + id), address(10 + id)));
+            config
+        })
+        .collect();
+    let starts: Vec<_> = configs.into_iter().map(|config| cluster.starting(config)).collect();
+    for started in within(30, join_all(starts)).await {
+        let error = started.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("controller.quorum.voters is 1@node-1"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_voter_that_comes_later_joins_what_the_others_founded() {
     let mut cluster = TestCluster::new(3);
     cluster.start_all([1, 3]).await;
@@ -436,6 +463,40 @@ async fn a_leader_that_is_cut_off_makes_nothing_happen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_minority_serves_nobody() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    for other in cluster.others(leader) {
+        cluster.kill(other).await;
+    }
+    let answer = within(120, cluster.node(leader).submit(topic("never"))).await;
+    assert!(matches!(answer, Err(SubmitError::NoController(_) | SubmitError::OutcomeUnknown)), "{answer:?}");
+    cluster.start_all((1..=3).filter(|id| *id != leader)).await;
+    cluster.leader().await;
+    create(cluster.node(leader), "again").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_nodes_restart_at_once() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    create(cluster.node(2), "kept").await;
+    let image = cluster.node(cluster.leader().await).image();
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
+    let begin = tokio::time::Instant::now();
+    cluster.start_all(1..=3).await;
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    cluster.converge().await;
+    let after = cluster.node(1).image();
+    assert_eq!((&after.cluster_id, &after.topics), (&image.cluster_id, &image.topics));
+}
+
+// ---- observers and snapshots
+
+#[tokio::test(start_paused = true)]
 async fn an_observer_follows_forwards_and_comes_back() {
     let mut cluster = TestCluster::started(3).await;
     let _beating = serve_as_brokers(&cluster).await;
@@ -490,6 +551,36 @@ async fn a_node_that_lags_gets_a_snapshot() {
 }
 
 // ---- who is let in
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_without_its_directory_is_refused_until_it_is_replaced() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    create(cluster.node(1), "kept").await;
+    let lost = cluster.others(cluster.leader().await)[0];
+    let directory = cluster.node(lost).directory_id();
+    cluster.kill(lost).await;
+    cluster.stores.remove(&lost);
+    let config = cluster.config(lost);
+    let refused = within(60, cluster.starting(config)).await.err();
+    let Some(StartError::NotAdmitted(reason)) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("remove the voter") && reason.contains(&format!("node.id {lost}")), "{reason}");
+
+    let other = *cluster.nodes.keys().next().unwrap();
+    let wrong = cluster.node(other).remove_voter(BrokerId(lost), Uuid::from_u128(1)).await;
+    assert!(matches!(wrong, Err(VoterChangeError::VoterNotFound(_))), "{wrong:?}");
+    within(60, cluster.node(other).remove_voter(BrokerId(lost), directory)).await.unwrap();
+    cluster.start(lost).await;
+    let again = cluster.node(lost).directory_id();
+    assert_ne!(again, directory);
+    within(60, cluster.node(lost).add_voter(BrokerId(lost), again, &address(lost))).await.unwrap();
+    let twice = cluster.node(other).add_voter(BrokerId(lost), again, &address(lost)).await;
+    assert_eq!(twice, Err(VoterChangeError::DuplicateVoter(BrokerId(lost))));
+    // It counts: one of the others may go.
+    cluster.kill(other).await;
+    create(cluster.node(lost), "counted").await;
+    assert!(cluster.node(lost).image().topic_by_name("kept").is_some());
+}
 
 #[tokio::test(start_paused = true)]
 async fn an_old_copy_of_a_directory_is_refused() {
@@ -637,3 +728,77 @@ async fn a_broker_that_died_is_fenced_at_once_and_a_silent_one_after_its_session
 }
 
 // ---- voters come and go
+
+#[tokio::test(start_paused = true)]
+async fn a_quorum_grows_from_one_to_three_and_changes_all_its_voters_under_load() {
+    let mut cluster = TestCluster::new(1);
+    cluster.start(1).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let controller = |id: i32, cluster: &TestCluster| MetadataConfig {
+        role: QuorumRole::Voter,
+        voters: vec![],
+        bootstrap_servers: vec![address(1), address(2), address(3), address(id)],
+        ..cluster.config(id)
+    };
+    let load = |node: Metadata| {
+        tokio::spawn(async move {
+            let mut made: Vec<String> = Vec::new();
+            for number in 0.. {
+                let name = format!("load-{number}");
+                match node.submit(topic(&name)).await {
+                    Ok(answer) => {
+                        answer[0].result.as_ref().unwrap_or_else(|error| panic!("{name}: {error}"));
+                        made.push(name);
+                    }
+                    Err(SubmitError::OutcomeUnknown) => {}
+                    Err(SubmitError::Stopped(_)) => return made,
+                    Err(error) => panic!("{name}: {error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            made
+        })
+    };
+    for id in 2..=5 {
+        let config = controller(id, &cluster);
+        let started = within(60, cluster.starting(config)).await.unwrap();
+        cluster.nodes.insert(id, started);
+    }
+    let _beating_too = serve_as_brokers(&cluster).await;
+    let loading = load(cluster.node(5).clone());
+    for id in 2..=5 {
+        let directory = cluster.node(id).directory_id();
+        within(60, cluster.node(3).add_voter(BrokerId(id), directory, &address(id))).await.unwrap();
+    }
+    for id in [1, 2] {
+        let directory = cluster.node(id).directory_id();
+        within(60, async {
+            while let Err(error) = cluster.node(3).remove_voter(BrokerId(id), directory).await {
+                assert!(
+                    matches!(error, VoterChangeError::Submit(_) | VoterChangeError::TimedOut(_)),
+                    "{error}"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    }
+    eventually(30, || {
+        let voters: Vec<i32> = cluster.node(5).quorum().voters.iter().map(|voter| voter.id.0).collect();
+        (voters == [3, 4, 5]).then_some(())
+    })
+    .await;
+    cluster.kill(1).await;
+    cluster.kill(2).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    create(cluster.node(4), "at-the-end").await;
+    cluster.stop(3).await;
+    create(cluster.node(4), "with-two").await;
+    cluster.node(5).clone().shutdown().await;
+    let made = within(60, loading).await.unwrap();
+    assert!(made.len() > 50, "{}", made.len());
+    let image = cluster.node(4).image();
+    for name in made {
+        assert!(image.topic_by_name(&name).is_some(), "{name} is lost");
+    }
+}

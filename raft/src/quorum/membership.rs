@@ -28,7 +28,7 @@ const CHANGE_RETRY: Duration = Duration::from_millis(20);
 /// How long a node that joins waits for another change to end.
 const JOIN_TURN_MAX: Duration = Duration::from_secs(5);
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
-/// A node that was reached so lately is alive.
+/// A node that was reached so lately may be alive yet.
 const ALIVE: Duration = Duration::from_secs(1);
 /// How long a new voter may take to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
@@ -131,12 +131,15 @@ impl Metadata {
                     kafka_uuid(known.directory_id),
                 )));
             }
-            Some(known) if self.is_alive(id, known).await => {
+            Some(known) if self.lives_elsewhere(id, known).await => {
                 return Err(JoinRefused::Never(format!(
                     "another node runs with node.id {id}, at {} with the metadata directory {}",
                     known.address,
                     kafka_uuid(known.directory_id)
                 )));
+            }
+            Some(_) if self.links.contact(id).reached.is_some_and(|reached| reached.elapsed() < ALIVE) => {
+                return Err(JoinRefused::NotNow(format!("node {id} was there a moment ago")));
             }
             Some(_) => {
                 // Taken out first: what the former had of the log, this one does not have.
@@ -155,10 +158,7 @@ impl Metadata {
     }
 
     /// Whether a process still runs on the directory that is known for this id.
-    async fn is_alive(&self, id: u64, known: &Member) -> bool {
-        if self.links.contact(id).reached.is_some_and(|reached| reached.elapsed() < ALIVE) {
-            return true;
-        }
+    async fn lives_elsewhere(&self, id: u64, known: &Member) -> bool {
         let probe = Call::Probe(Probe { voters: Vec::new() });
         self.links.call(&Peer::member(id, known), Lane::Submit, probe, PROBE_LIMIT).await.is_ok()
     }

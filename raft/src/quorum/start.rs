@@ -54,6 +54,8 @@ pub(super) const PURGE_STEP: u64 = 500;
 
 /// A peer that does not answer a probe in this time is taken for absent, for now.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
+/// Between looks at whether this node is ready.
+const READY_PAUSE: Duration = Duration::from_millis(5);
 /// Between rounds of asking around.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 /// Those who could found a cluster wait so long for the rest: a voter that is there from the start can take part without
@@ -404,7 +406,7 @@ impl<'a> Search<'a> {
 
     /// Waits until this node's image has all that is committed now, whoever leads.
     async fn catch_up(&mut self, metadata: &Metadata) -> Result<(), StartError> {
-        let mut metrics = self.raft.metrics();
+        let metrics = self.raft.metrics();
         let mut has_joined = false;
         let mut unled_since = Instant::now();
         loop {
@@ -446,7 +448,8 @@ impl<'a> Search<'a> {
                     format!("metadata up to offset {target}, this node is at {:?}", applied(self.raft))
                 }
             });
-            let _ = tokio::time::timeout(PROBE_PAUSE / 10, metrics.changed()).await;
+            // Not the next change of the metrics: asking openraft makes one.
+            tokio::time::sleep(READY_PAUSE).await;
         }
     }
 }

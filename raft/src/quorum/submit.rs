@@ -62,27 +62,41 @@ impl Metadata {
     }
 
     async fn submit_until(&self, request: Request, deadline: Instant) -> Result<Submitted, SubmitError> {
+        self.check_runs()?;
+        let mut is_unknown = false;
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if request.is_repeatable() { left.min(TRY_MAX) } else { left };
             let tried = match self.leader() {
-                Some((id, _)) if id == self.links.node_id => {
-                    self.try_here(request.clone(), Origin::Member(self.links.node_id)).await
-                }
-                Some((id, peer)) => self.try_there(id, &peer, &request, deadline).await,
+                Some((id, _)) if id == self.links.node_id => self.try_here(request.clone(), limit).await,
+                Some((id, peer)) => self.try_there(id, &peer, &request, limit).await,
                 None => Tried::Nothing,
             };
             match tried {
                 Tried::Done(submitted) => return Ok(submitted),
                 Tried::Failed(error) => return Err(error),
                 Tried::Unknown if !request.is_repeatable() => return Err(SubmitError::OutcomeUnknown),
-                Tried::Unknown | Tried::Nothing => {}
+                Tried::Unknown => is_unknown = true,
+                Tried::Nothing => {}
             }
-            if let Err(fatal) = &self.raft.metrics().borrow_watched().running_state {
-                return Err(SubmitError::Stopped(fatal.to_string()));
-            }
+            self.check_runs()?;
             if Instant::now() + PAUSE >= deadline {
-                return Err(SubmitError::NoController(SUBMIT_MAX));
+                return Err(match is_unknown {
+                    true => SubmitError::OutcomeUnknown,
+                    false => SubmitError::NoController(SUBMIT_MAX),
+                });
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn check_runs(&self) -> Result<(), SubmitError> {
+        if self.running.lock().is_none() {
+            return Err(SubmitError::Stopped("it is shut down".into()));
+        }
+        match &self.raft.metrics().borrow_watched().running_state {
+            Ok(()) => Ok(()),
+            Err(fatal) => Err(SubmitError::Stopped(fatal.to_string())),
         }
     }
 
@@ -95,8 +109,11 @@ impl Metadata {
         Some((id, Peer::member(id, member)))
     }
 
-    async fn try_here(&self, request: Request, origin: Origin) -> Tried {
-        match self.enqueue(request, origin).await {
+    /// A controller without a quorum answers when it has one again, or is told that another leads.
+    async fn try_here(&self, request: Request, limit: Duration) -> Tried {
+        let own = Origin::Member(self.links.node_id);
+        let answered = tokio::time::timeout(limit, self.enqueue(request, own)).await;
+        match answered.unwrap_or(Err(SubmitError::OutcomeUnknown)) {
             Ok(submitted) => Tried::Done(submitted),
             Err(SubmitError::NotController { .. }) => Tried::Nothing,
             Err(SubmitError::OutcomeUnknown) => Tried::Unknown,
@@ -104,9 +121,7 @@ impl Metadata {
         }
     }
 
-    async fn try_there(&self, id: u64, peer: &Peer, request: &Request, deadline: Instant) -> Tried {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let limit = if request.is_repeatable() { left.min(TRY_MAX) } else { left };
+    async fn try_there(&self, id: u64, peer: &Peer, request: &Request, limit: Duration) -> Tried {
         let calling = self.links.call(peer, Lane::Submit, Call::Submit(request.clone()), limit);
         let called = tokio::select! {
             biased;
