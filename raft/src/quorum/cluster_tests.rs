@@ -198,7 +198,8 @@ impl TestCluster {
             let leaders: BTreeSet<Option<i32>> =
                 among.iter().map(|id| self.node(*id).controller_id().map(|id| id.0)).collect();
             let leader = leaders.first().copied().flatten()?;
-            (leaders.len() == 1 && Some(leader) != not && self.node(leader).is_controller()).then_some(leader)
+            let leads = self.nodes.get(&leader).is_some_and(Metadata::is_controller);
+            (leaders.len() == 1 && Some(leader) != not && leads).then_some(leader)
         })
         .await
     }
@@ -794,9 +795,15 @@ async fn a_quorum_grows_from_one_to_three_and_changes_all_its_voters_under_load(
     create(cluster.node(4), "at-the-end").await;
     cluster.stop(3).await;
     create(cluster.node(4), "with-two").await;
-    cluster.node(5).clone().shutdown().await;
+    cluster.stop(5).await;
     let made = within(60, loading).await.unwrap();
     assert!(made.len() > 50, "{}", made.len());
+    for id in [3, 5] {
+        let config = controller(id, &cluster);
+        let started = within(60, cluster.starting(config)).await.unwrap();
+        cluster.nodes.insert(id, started);
+    }
+    cluster.converge().await;
     let image = cluster.node(4).image();
     for name in made {
         assert!(image.topic_by_name(&name).is_some(), "{name} is lost");
