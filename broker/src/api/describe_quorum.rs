@@ -1,5 +1,7 @@
 //! DescribeQuorum (key 55, versions 0 to 2, KIP-595): the Raft quorum of the metadata, as the log `__cluster_metadata-0`.
 //!
+//! Any node answers, with what the active controller sees: only that one knows how far the others are.
+//!
 //! v1: times of the last fetch (KIP-836). v2: directories, messages with errors, addresses of the voters (KIP-853).
 
 use kafka_protocol::ResponseError;
@@ -16,6 +18,7 @@ use uuid::Uuid;
 use super::describe_cluster::split_address;
 use super::{Close, RequestContext};
 use crate::clock;
+use crate::error_map;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
@@ -44,11 +47,17 @@ pub async fn handle(
         return Ok(DescribeQuorumResponse::default().with_error_message(None).with_topics(topics.collect()));
     }
 
-    let quorum = cx.broker.metadata.quorum();
+    let refused = |error: ResponseError, message: String| {
+        let refused = DescribeQuorumResponse::default().with_error_code(error.code());
+        refused.with_error_message(Some(StrBytes::from_string(message)))
+    };
+    let quorum = match cx.broker.metadata.describe_quorum().await {
+        Ok(quorum) => quorum,
+        Err(error) => return Ok(refused(error_map::submit(&error), error.to_string())),
+    };
     let Some(leader) = quorum.leader else {
-        return Ok(DescribeQuorumResponse::default()
-            .with_error_code(ResponseError::LeaderNotAvailable.code())
-            .with_error_message(Some(StrBytes::from_static_str("the quorum has no leader at the moment"))));
+        let message = "the quorum has no leader at the moment";
+        return Ok(refused(ResponseError::LeaderNotAvailable, message.to_owned()));
     };
     let now = clock::now().0;
     let partition = PartitionData::default()
