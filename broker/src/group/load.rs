@@ -5,10 +5,10 @@
 //! back by the next election.
 
 use bytes::Bytes;
-use ottla_batch::{BatchError, BatchHeader, LeaderEpoch, Offset};
+use ottla_batch::{BatchError, BatchHeader, LeaderEpoch, Offset, planted};
 
 use super::machine::Machine;
-use super::records::{self, Parsed};
+use super::records::{self, Parsed, Record};
 use super::{OffsetsLog, ReadError};
 
 /// What one batch may decompress to. The coordinator's own are below `max.message.bytes`.
@@ -98,6 +98,7 @@ fn replay_batches(
 
 fn replay_record(record: &ottla_batch::Record, machine: &mut Machine, loaded: &mut Loaded) {
     match records::parse(record.key.as_deref(), record.value.as_deref()) {
+        Ok(Parsed::Record(Record::Offset { .. })) if planted!("coordinator-forgets-commits") => {}
         Ok(Parsed::Record(parsed)) => {
             loaded.records += 1;
             machine.replay(parsed);

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use ottla_batch::Offset;
+use ottla_batch::{Offset, planted};
 use ottla_raft::{BrokerEpoch, BrokerId, PartitionEpoch};
 use tokio::time::Instant;
 
@@ -267,7 +267,7 @@ impl InSyncSet {
             self.local_end = end;
         }
         match self.durability {
-            Durability::Fsync if self.local_synced < end => Actions { sync: true, ..Actions::default() },
+            Durability::Fsync if self.local_synced < end && !planted!("ack-before-fsync") => Actions { sync: true, ..Actions::default() },
             Durability::Fsync | Durability::Memory => self.advance(),
         }
     }
@@ -430,6 +430,7 @@ impl InSyncSet {
 
     fn local(&self) -> Offset {
         match self.durability {
+            Durability::Fsync if planted!("ack-before-fsync") => self.local_end,
             Durability::Fsync => self.local_synced.min(self.local_end),
             Durability::Memory => self.local_end,
         }

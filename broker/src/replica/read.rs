@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ottla_batch::{LeaderEpoch, Offset, TimestampMs};
+use ottla_batch::{LeaderEpoch, Offset, TimestampMs, planted};
 use ottla_storage::log::{
     AbortedTransaction, ActiveProducer, ChangeError, EpochEnd, FirstBatch, LogSlice, TimestampedOffset,
 };
@@ -181,6 +181,7 @@ impl Replica {
             }
         }
         let limit = match request.bound {
+            ReadBound::HighWatermark if planted!("reads-past-the-high-watermark") => end,
             ReadBound::HighWatermark => read.high_watermark,
             ReadBound::LastStable => read.last_stable_offset,
             ReadBound::LogEnd => end,

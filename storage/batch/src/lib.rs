@@ -16,6 +16,7 @@ mod crc;
 mod error;
 mod header;
 mod lz4;
+pub mod planted;
 mod quantity;
 mod record;
 mod snappy;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ottla_batch::{
     AppendOrigin, BatchHeader, ControlKind, EndTxnMarker, NO_SEQUENCE, Offset, ProducerEpoch, ProducerId,
-    Sequence, TimestampMs, crc32c,
+    Sequence, TimestampMs, crc32c, planted,
 };
 
 use super::transaction_index::AbortedTxn;
@@ -88,8 +88,9 @@ impl Producer {
     }
 
     fn push(&mut self, batch: BatchMetadata) {
-        if usize::from(self.batches_len) == BATCHES_MAX {
-            self.batches.rotate_left(1);
+        let batches_max = if planted!("duplicates-known-two-deep") { 2 } else { BATCHES_MAX };
+        if usize::from(self.batches_len) == batches_max {
+            self.batches[..batches_max].rotate_left(1);
         } else {
             self.batches_len += 1;
         }
@@ -335,6 +336,7 @@ impl ProducerState {
             return None;
         }
         let mut state = ProducerState::default();
+        let rows = if planted!("snapshot-forgets-producers") { &[] } else { rows };
         for row in rows {
             let mut fields = Fields(row.as_slice());
             let producer_id = ProducerId(i64::from_be_bytes(fields.take()));

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::plan::{Plan, Shape};
 use crate::run::{Outcome, simulate};
-use crate::{entropy, trace};
+use crate::{entropy, planted, trace};
 
 /// A seed that takes longer than this, in real time, hangs.
 const SEED_TIME_MAX: Duration = Duration::from_secs(180);
@@ -37,6 +37,9 @@ struct Cli {
     /// With --seed: tell what happens (OTTLA_LOG says how much)
     #[arg(long)]
     log: bool,
+    /// With --seed: plant the bug of this name
+    #[arg(long, value_name = "NAME")]
+    bug: Option<String>,
     /// With --seed: print one number for everything that happened
     #[arg(long)]
     digest: bool,
@@ -46,6 +49,8 @@ struct Cli {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Sub {
+    /// Plant each bug, or the named one, and run seeds until it is caught
+    Planted { name: Option<String> },
     /// Run some seeds twice each and compare everything that happened
     Same {
         #[arg(long, default_value_t = 2)]
@@ -62,6 +67,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match (&cli.command, cli.seed) {
         (Some(Sub::Same { seeds }), _) => same(&cli, *seeds),
+        (Some(Sub::Planted { name }), _) => plant(&cli, name.as_deref()),
         (None, Some(seed)) => one(&cli, seed),
         (None, None) => many(&cli),
     }
@@ -70,6 +76,9 @@ pub fn main() -> ExitCode {
 /// One seed, on a thread that has drawn no random bits yet.
 fn one(cli: &Cli, seed: u64) -> ExitCode {
     let (shape, log, digest) = (cli.shape, cli.log, cli.digest);
+    if let Some(bug) = &cli.bug {
+        planted::plant(bug);
+    }
     let began = Instant::now();
     let simulated =
         std::thread::Builder::new().name("simulation".to_owned()).stack_size(64 << 20).spawn(move || {
@@ -241,4 +250,49 @@ fn same(cli: &Cli, seeds: u64) -> ExitCode {
         }
     }
     if failed { ExitCode::from(VIOLATION) } else { ExitCode::SUCCESS }
+}
+
+/// Runs seeds with a bug planted until one of them catches it.
+fn plant(cli: &Cli, name: Option<&str>) -> ExitCode {
+    let bugs: Vec<_> = planted::BUGS.iter().filter(|bug| name.is_none_or(|name| name == bug.name)).collect();
+    if bugs.is_empty() {
+        eprintln!("no such bug; there are: {}", planted::BUGS.map(|bug| bug.name).join(", "));
+        return ExitCode::FAILURE;
+    }
+    let mut missed = Vec::new();
+    for bug in bugs {
+        let cli = Cli { shape: cli.shape.or(bug.shape), jobs: cli.jobs, ..Cli::parse_from([""]) };
+        let began = Instant::now();
+        let mut ran = 0;
+        let mut caught: Option<(u64, String)> = None;
+        let seeds = run_seeds(&cli, 1..=bug.seeds_max, &["--bug", bug.name], |seed, kept, text| {
+            ran += 1;
+            // Of those that run at a time the lowest counts, so that the answer is the same each time.
+            if !kept && caught.as_ref().is_none_or(|(other, _)| seed < *other) {
+                caught = Some((seed, text));
+            }
+            caught.is_none()
+        });
+        if let Err(error) = seeds {
+            eprintln!("cannot run seeds: {error}");
+            return ExitCode::FAILURE;
+        }
+        let took = began.elapsed().as_secs_f64();
+        match caught {
+            Some((seed, text)) => {
+                let first = text.lines().next().unwrap_or_default();
+                let first: String = first.chars().take(200).collect();
+                println!(
+                    "{}: caught by seed {seed} of at most {}, {took:.0} s: {first}",
+                    bug.name, bug.seeds_max
+                );
+            }
+            None => {
+                println!("{}: NOT CAUGHT in {ran} seeds, {took:.0} s", bug.name);
+                missed.push(bug.name);
+            }
+        }
+    }
+    println!("{} missed: {missed:?}", missed.len());
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(VIOLATION) }
 }

@@ -26,6 +26,8 @@ mod payload;
 #[cfg(ottla_sim)]
 mod plan;
 #[cfg(ottla_sim)]
+mod planted;
+#[cfg(ottla_sim)]
 mod probe;
 #[cfg(ottla_sim)]
 mod run;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use ottla_batch::planted;
+
 use super::*;
 use crate::group::records::CommittedOffset;
 use crate::group::{CommitOffsets, CommitPartition, DeleteOffsets};
@@ -22,7 +24,7 @@ fn check_commit(group: Option<&Group>, request: &CommitOffsets) -> Result<(), Gr
     }
     if request.generation >= 0 || !request.member_id.is_empty() || request.instance_id.is_some() {
         check_member(group, &request.member_id, request.instance_id.as_deref())?;
-        if request.generation != group.generation {
+        if request.generation != group.generation && !planted!("stale-generation-commits") {
             return Err(GroupError::IllegalGeneration);
         }
     } else if group.state != GroupState::Empty {
