@@ -9,7 +9,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use crate::cluster::Death;
+use crate::cluster::{Death, host_name};
+
+/// Two hosts.
+pub type Link = (String, String);
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -29,18 +32,18 @@ pub enum Fault {
     },
     /// What is sent on the links between the two sides waits until the end, as behind a router that comes back.
     Held {
-        links: Vec<(i32, i32)>,
+        links: Vec<Link>,
     },
     /// What is sent is lost, and connecting is refused.
     Cut {
-        links: Vec<(i32, i32)>,
+        links: Vec<Link>,
     },
     /// What is sent from the first to the second is lost.
     CutOneWay {
-        links: Vec<(i32, i32)>,
+        links: Vec<Link>,
     },
     Delayed {
-        links: Vec<(i32, i32)>,
+        links: Vec<Link>,
         delay: Duration,
     },
     ClockStep {
@@ -82,6 +85,7 @@ pub struct Intensity {
 pub fn plan(
     random: &mut StdRng,
     nodes: &[i32],
+    clients: &[String],
     from: Duration,
     until: Duration,
     intensity: Intensity,
@@ -134,9 +138,12 @@ pub fn plan(
     }
 
     let mut at = from + some_time(random, intensity.network_every);
-    while at < until && nodes.len() > 1 {
+    while at < until {
         let end = (at + Duration::from_millis(random.random_range(100..10_000))).min(until);
-        let links = broken_links(random, nodes);
+        let links = match nodes.len() > 1 && random.random_bool(0.7) {
+            true => between_nodes(random, nodes),
+            false => to_a_client(random, nodes, clients),
+        };
         let fault = match random.random_range(0..8) {
             0..=2 => Fault::Held { links },
             3..=4 => Fault::Cut { links },
@@ -151,7 +158,7 @@ pub fn plan(
 }
 
 /// One node from all others, one link, or the nodes in two parts.
-fn broken_links(random: &mut StdRng, nodes: &[i32]) -> Vec<(i32, i32)> {
+fn between_nodes(random: &mut StdRng, nodes: &[i32]) -> Vec<Link> {
     let one = nodes[random.random_range(0..nodes.len())];
     let others = || nodes.iter().copied().filter(move |node| *node != one);
     let mut links: Vec<(i32, i32)> = match random.random_range(0..4) {
@@ -164,6 +171,18 @@ fn broken_links(random: &mut StdRng, nodes: &[i32]) -> Vec<(i32, i32)> {
         }
     };
     if random.random_bool(0.5) {
+        links.iter_mut().for_each(|(from, to)| std::mem::swap(from, to));
+    }
+    links.into_iter().map(|(from, to)| (host_name(from), host_name(to))).collect()
+}
+
+/// One client from one node or from all.
+fn to_a_client(random: &mut StdRng, nodes: &[i32], clients: &[String]) -> Vec<Link> {
+    let client = &clients[random.random_range(0..clients.len())];
+    let count = if random.random_bool(0.5) { 1 } else { nodes.len() };
+    let nodes = nodes.choose_multiple(random, count);
+    let mut links: Vec<Link> = nodes.map(|node| (host_name(*node), client.clone())).collect();
+    if random.random_bool(0.3) {
         links.iter_mut().for_each(|(from, to)| std::mem::swap(from, to));
     }
     links
@@ -183,7 +202,7 @@ mod tests {
         let intensity = Intensity { machines_every: seconds(4), network_every: seconds(4) };
         let draw = |seed| {
             let mut random = StdRng::seed_from_u64(seed);
-            plan(&mut random, &[1, 2, 3], seconds(5), seconds(45), intensity)
+            plan(&mut random, &[1, 2, 3], &["producer-1".to_owned()], seconds(5), seconds(45), intensity)
         };
         let mut kinds = BTreeSet::new();
         for seed in 0..200 {

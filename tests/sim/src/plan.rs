@@ -107,7 +107,8 @@ impl Plan {
                 },
             })
             .collect();
-        let producers = (1..=random.random_range(2..=4))
+        let readers = random.random_range(1..=2);
+        let producers: Vec<Producing> = (1..=random.random_range(2..=4))
             .map(|number| {
                 let (acks, idempotent) = match random.random_range(0..6) {
                     0 => (Acks::None, false),
@@ -127,7 +128,7 @@ impl Plan {
                 }
             })
             .collect();
-        let groups = (0..random.random_range(0..=3))
+        let groups: Vec<Membership> = (0..random.random_range(0..=3))
             .map(|number| Membership {
                 group: "group".to_owned(),
                 number,
@@ -141,8 +142,13 @@ impl Plan {
             machines_every: Duration::from_millis(random.random_range(2_000..15_000)),
             network_every: Duration::from_millis(random.random_range(2_000..15_000)),
         };
+        let clients: Vec<String> = (producers.iter())
+            .map(|spec: &Producing| format!("producer-{}", spec.number))
+            .chain((0..readers).map(|number| format!("reader-{number}")))
+            .chain(groups.iter().map(|spec: &Membership| format!("{}-{}", spec.group, spec.number)))
+            .collect();
         let ids: Vec<i32> = layout.nodes.iter().map(|(id, _)| *id).collect();
-        let faults = faults::plan(&mut random, &ids, FAULTS_FROM, HEALED_AT, intensity);
+        let faults = faults::plan(&mut random, &ids, &clients, FAULTS_FROM, HEALED_AT, intensity);
         let sync_min = Duration::from_micros(random.random_range(100..2_000));
         Plan {
             seed,
@@ -151,7 +157,7 @@ impl Plan {
             sync_time: (sync_min, sync_min * random.random_range(1..8)),
             topics,
             producers,
-            readers: random.random_range(1..=2),
+            readers,
             groups,
             churn: (0..random.random_range(0..=1)).map(|_| random.random()).collect(),
             faults,

@@ -288,15 +288,13 @@ impl Harness<'_> {
                 }
             }
             Fault::Restart { node } => self.machine(*node).tell_to_stop(),
-            Fault::Held { links } => links.iter().for_each(|(a, b)| sim.hold(host_name(*a), host_name(*b))),
-            Fault::Cut { links } => {
-                links.iter().for_each(|(a, b)| sim.partition(host_name(*a), host_name(*b)))
-            }
+            Fault::Held { links } => links.iter().for_each(|(a, b)| sim.hold(a.as_str(), b.as_str())),
+            Fault::Cut { links } => links.iter().for_each(|(a, b)| sim.partition(a.as_str(), b.as_str())),
             Fault::CutOneWay { links } => {
-                links.iter().for_each(|(a, b)| sim.partition_oneway(host_name(*a), host_name(*b)));
+                links.iter().for_each(|(a, b)| sim.partition_oneway(a.as_str(), b.as_str()));
             }
             Fault::Delayed { links, delay } => {
-                links.iter().for_each(|(a, b)| sim.set_link_latency(host_name(*a), host_name(*b), *delay));
+                links.iter().for_each(|(a, b)| sim.set_link_latency(a.as_str(), b.as_str(), *delay));
             }
             Fault::ClockStep { node, error_ms } => {
                 self.machine(*node).clock_error_ms.store(*error_ms, std::sync::atomic::Ordering::Relaxed);
@@ -329,18 +327,15 @@ impl Harness<'_> {
                 self.start(sim, &machine);
             }
             Fault::Blackout { .. } => self.machines.iter().for_each(|machine| self.start(sim, machine)),
-            Fault::Held { links } => {
-                links.iter().for_each(|(a, b)| sim.release(host_name(*a), host_name(*b)))
-            }
-            Fault::Cut { links } => links.iter().for_each(|(a, b)| sim.repair(host_name(*a), host_name(*b))),
+            Fault::Held { links } => links.iter().for_each(|(a, b)| sim.release(a.as_str(), b.as_str())),
+            Fault::Cut { links } => links.iter().for_each(|(a, b)| sim.repair(a.as_str(), b.as_str())),
             Fault::CutOneWay { links } => {
-                links.iter().for_each(|(a, b)| sim.repair_oneway(host_name(*a), host_name(*b)));
+                links.iter().for_each(|(a, b)| sim.repair_oneway(a.as_str(), b.as_str()));
             }
             Fault::Delayed { links, .. } => {
                 for (a, b) in links {
-                    let (a, b) = (host_name(*a), host_name(*b));
                     sim.set_link_latency(a.as_str(), b.as_str(), Duration::from_micros(100));
-                    sim.set_link_max_message_latency(a, b, self.plan.latency_max);
+                    sim.set_link_max_message_latency(a.as_str(), b.as_str(), self.plan.latency_max);
                 }
             }
             Fault::ClockStep { node, .. } => {
