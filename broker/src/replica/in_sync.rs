@@ -267,7 +267,9 @@ impl InSyncSet {
             self.local_end = end;
         }
         match self.durability {
-            Durability::Fsync if self.local_synced < end && !planted!("ack-before-fsync") => Actions { sync: true, ..Actions::default() },
+            Durability::Fsync if self.local_synced < end && !planted!("ack-before-fsync") => {
+                Actions { sync: true, ..Actions::default() }
+            }
             Durability::Fsync | Durability::Memory => self.advance(),
         }
     }
