@@ -57,7 +57,7 @@ def plan(path, *partitions: tuple[str, int, list[int]]) -> str:
 @pytest.mark.parametrize("version", ["3.9.0", TOOLS])
 def test_partitions_are_moved_with_a_throttle_and_back(cluster, version, tmp_path):
     cluster.create_topic("t", assignment=[[1, 2], [2, 1]])
-    produce(cluster, "t", 1_000)
+    produce(cluster.bootstrap, "t", 1_000)
     tools = cluster.tools(version)
 
     topics = tmp_path / "topics.json"
@@ -84,14 +84,14 @@ def test_partitions_are_moved_with_a_throttle_and_back(cluster, version, tmp_pat
     found = cluster.nodes[1].metadata("t").topics["t"]
     assert found[0].replicas == [3, 2] and found[1].replicas == [2, 3, 1]
     cluster.wait_in_sync("t")
-    produce(cluster, "t", 1_000, first=1_000)
+    produce(cluster.bootstrap, "t", 1_000, first=1_000)
     assert cluster.check_replicas_equal("t") > 0
 
 
 def test_a_move_that_takes_too_long_is_cancelled(cluster, tmp_path):
     cluster.create_topic("t", assignment=[[1, 2]], min_insync_replicas=1)
     for first in range(0, 20_000, 1_000):
-        produce(cluster, "t", 1_000, first=first)
+        produce(cluster.bootstrap, "t", 1_000, first=first)
     tools = cluster.tools(TOOLS)
     wanted = plan(tmp_path / "plan.json", ("t", 0, [1, 3]))
     # Many batches at a rate that takes minutes.
@@ -114,7 +114,7 @@ def test_an_unclean_leader_is_elected_when_asked(cluster):
     cluster.create_topic("t", assignment=[[3, 1]], min_insync_replicas=1)
     cluster.nodes[1].kill()
     cluster.wait_for_isr("t", {3})
-    produce(cluster, "t", 10)
+    produce(cluster.bootstrap, "t", 10)
     cluster.nodes[3].kill()
     cluster.restart(1)
     cluster.wait_fenced(3)
@@ -125,7 +125,7 @@ def test_an_unclean_leader_is_elected_when_asked(cluster):
     assert cluster.partition("t").leader == -1, refused.stdout + refused.stderr
     tools.run("kafka-leader-election", "--election-type", "unclean", *where)
     cluster.wait_for_leader("t", lambda leader: leader == 1)
-    produce(cluster, "t", 10)
+    produce(cluster.bootstrap, "t", 10)
     cluster.restart(3)
     cluster.wait_in_sync("t")
     cluster.check_replicas_equal("t")
