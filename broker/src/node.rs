@@ -177,6 +177,10 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         metrics: metrics.clone(),
         topic_settings: config.topic_settings_of(),
         on_fatal,
+        on_dir_failed: match registration.clone() {
+            Some(registration) => Arc::new(move |log_dir| registration.report_offline(log_dir)),
+            None => Arc::new(|_| {}),
+        },
         links: Arc::new(Sockets {
             client_id: format!("ottla-replica-{}", config.node_id),
             timeout: config.replication.fetch.socket_timeout

@@ -7,6 +7,7 @@
 //!
 //! Deliberately elsewhere: when to write checkpoints and which logs exist in memory (the replica manager).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,13 +16,14 @@ use ottla_batch::{Offset, TimestampMs};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::checkpoints::Checkpoints;
+use crate::checkpoints::{self, CheckpointError, Checkpoints, TopicPartition};
 use crate::disk::{Disk, Lock, Space};
 use crate::log::{LastShutdown, Log, LogConfig, OpenError, OpenLog};
 use crate::meta_properties::{self, MetaProperties, MetaPropertiesError};
 use crate::partition_metadata::{self, PartitionMetadataError};
 
 const LOCK_FILE: &str = ".lock";
+const HIGH_WATERMARK_FILE: &str = "replication-offset-checkpoint";
 const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
 /// Far more than the marker takes.
 const MARKER_BYTES_MAX: u64 = 4 << 10;
@@ -192,6 +194,24 @@ impl LogDir {
         offset: Option<Offset>,
     ) -> io::Result<()> {
         self.checkpoints.write_cleaner_offset(&(topic.to_owned(), partition), offset)
+    }
+
+    /// How far partitions were known to be committed (Kafka's `replication-offset-checkpoint`). A file that can't be read is taken
+    /// as none: the leader says it anew.
+    pub fn read_high_watermarks(&self) -> io::Result<BTreeMap<TopicPartition, Offset>> {
+        let path = self.path.join(HIGH_WATERMARK_FILE);
+        match checkpoints::read(&self.disk, &path) {
+            Ok(entries) => Ok(entries),
+            Err(CheckpointError::Io(error)) => Err(error),
+            Err(error @ CheckpointError::Malformed { .. }) => {
+                tracing::error!(path = %path.display(), %error, "an unreadable checkpoint is ignored");
+                Ok(BTreeMap::new())
+            }
+        }
+    }
+
+    pub fn write_high_watermarks(&self, entries: &BTreeMap<TopicPartition, Offset>) -> io::Result<()> {
+        checkpoints::write(&self.disk, &self.path.join(HIGH_WATERMARK_FILE), entries)
     }
 
     /// A partition's directory was set aside: what is created under its name starts without the old offsets.

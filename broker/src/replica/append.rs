@@ -114,12 +114,9 @@ impl Replica {
         let appended = match held.log.append_as_leader(request.batches, epoch, request.origin, now) {
             Ok(appended) => appended,
             Err(error) => {
-                let offline = held.log.offline().is_some();
                 drop(state);
                 self.on_append_failed(&error);
-                if offline {
-                    self.go_offline();
-                }
+                self.check_offline();
                 return Err(error.into());
             }
         };

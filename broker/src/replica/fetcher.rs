@@ -410,7 +410,7 @@ impl Fetcher {
                         "what the leader sent cannot be taken"
                     ),
                 }
-                replica.on_follow_failed();
+                replica.check_offline();
                 self.plan.on_failed(key, Instant::now(), self.context.config.backoff);
             }
         }

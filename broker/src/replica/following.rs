@@ -126,14 +126,6 @@ impl Replica {
         Ok(bytes)
     }
 
-    /// What was tried failed: if that took the log offline, so is the replica.
-    pub(super) fn on_follow_failed(&self) {
-        let offline = self.state.lock().log.offline().is_some();
-        if offline {
-            self.go_offline();
-        }
-    }
-
     fn append_new(
         &self,
         state: &mut State,

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ottla_storage::disk::Disk;
 use parking_lot::Mutex;
@@ -31,6 +31,8 @@ pub enum Fatal {
         "fdatasync of {log} failed: {reason}; what was not acknowledged may be lost, so this process stops"
     )]
     SyncFailed { log: String, reason: String },
+    #[error("log {log} can't be trusted any more: {reason}")]
+    LogOffline { log: String, reason: String },
 }
 
 impl Fatal {
@@ -38,7 +40,7 @@ impl Fatal {
     pub fn exit_code(&self) -> i32 {
         match self {
             // EX_IOERR of sysexits.h.
-            Fatal::SyncFailed { .. } => 74,
+            Fatal::SyncFailed { .. } | Fatal::LogOffline { .. } => 74,
         }
     }
 }
@@ -57,6 +59,7 @@ pub struct SyncQueue {
     state: Mutex<QueueState>,
     ready: Arc<Signal>,
     on_fatal: OnFatal,
+    is_reported: AtomicBool,
     counters: Option<Arc<Counters>>,
     disk: Option<Disk>,
 }
@@ -93,7 +96,21 @@ impl SyncQueue {
     }
 
     fn new(on_fatal: OnFatal, counters: Option<Arc<Counters>>, disk: Option<Disk>) -> Arc<SyncQueue> {
-        Arc::new(SyncQueue { state: Mutex::default(), ready: Arc::default(), on_fatal, counters, disk })
+        Arc::new(SyncQueue {
+            state: Mutex::default(),
+            ready: Arc::default(),
+            on_fatal,
+            is_reported: AtomicBool::new(false),
+            counters,
+            disk,
+        })
+    }
+
+    /// The directory can't be trusted any more. Said once.
+    pub fn report(&self, fatal: Fatal) {
+        if !self.is_reported.swap(true, Ordering::SeqCst) {
+            (self.on_fatal)(fatal);
+        }
     }
 
     /// `replica` has unsynced bytes that somebody waits for.
@@ -162,7 +179,7 @@ impl SyncQueue {
                 reason: reason.to_string(),
             };
             tracing::error!(%fatal, "stopping");
-            (self.on_fatal)(fatal);
+            self.report(fatal);
             return;
         }
         if replica.sync_stage.load(Ordering::Relaxed) == RUNNING_AND_WANTED {

@@ -165,6 +165,7 @@ struct Upkeep {
     producers: Timer,
     idle: Timer,
     in_sync: Timer,
+    high_watermarks: Timer,
 }
 
 impl Upkeep {
@@ -178,6 +179,7 @@ impl Upkeep {
             producers: Timer::new(now, initial, config.producer_id_expiration_check_interval),
             idle: Timer::new(now, initial, Duration::from_millis(IDLE_CHECK_INTERVAL_MS as u64)),
             // Kafka's interval: whoever lags leaves after one and a half times the limit at most.
+            high_watermarks: Timer::new(now, initial, config.high_watermark_checkpoint_interval),
             in_sync: Timer::new(now, config.lag_time_max / 2, config.lag_time_max / 2),
             manager,
         }
@@ -206,6 +208,9 @@ impl Upkeep {
             for replica in manager.replicas() {
                 replica.state.lock().log.expire_producers(now);
             }
+        }
+        if self.high_watermarks.is_due(now) {
+            manager.write_high_watermarks();
         }
         if self.in_sync.is_due(now) {
             let (now, lag_max) = (Instant::now(), manager.config().replication.lag_time_max);
@@ -244,12 +249,9 @@ fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
             manager.maintenance().delete_segments_later(deleted, now, delay_ms);
         }
         Err(error) => {
-            let offline = state.log.offline().is_some();
             drop(state);
             tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "retention failed");
-            if offline {
-                replica.go_offline();
-            }
+            replica.check_offline();
         }
     }
 }

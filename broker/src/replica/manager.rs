@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
-use ottla_batch::LeaderEpoch;
+use ottla_batch::{LeaderEpoch, Offset};
 use ottla_raft::{BrokerEpoch, BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
 use ottla_storage::log::LastShutdown;
 use ottla_storage::logdir::LogDir;
@@ -31,6 +31,7 @@ use super::group_commit::{OnFatal, SyncQueue};
 use super::in_sync::Membership;
 use super::isr_changes::IsrChanges;
 use super::links::LeaderLinks;
+use super::log_dirs::{Assignments, OnDirFailed, on_sync_failed};
 use super::maintenance::Maintenance;
 use super::partition::{Queues, Replica, TopicSettings, TopicSettingsOf};
 use super::producer_ids::ProducerIds;
@@ -55,6 +56,7 @@ pub struct ReplicaOptions {
     pub metrics: Arc<Metrics>,
     pub topic_settings: TopicSettingsOf,
     pub on_fatal: OnFatal,
+    pub on_dir_failed: OnDirFailed,
     pub links: Arc<dyn LeaderLinks>,
 }
 
@@ -84,12 +86,14 @@ pub(super) struct Dir {
     pub syncs: Arc<SyncQueue>,
     /// How many replicas it holds: new ones go where the fewest are.
     pub replicas: AtomicUsize,
+    /// As in its file.
+    pub high_watermarks: Mutex<BTreeMap<(String, i32), Offset>>,
 }
 
 pub struct ReplicaManager {
     local: BrokerId,
     config: Arc<NodeConfig>,
-    dirs: Vec<Dir>,
+    pub(super) dirs: Vec<Dir>,
     metadata: Metadata,
     broker_epoch: watch::Receiver<BrokerEpoch>,
     counters: Arc<Counters>,
@@ -105,10 +109,13 @@ pub struct ReplicaManager {
     sessions: FetchSessions,
     follower_sessions: FollowerSessions,
     producer_ids: ProducerIds,
-    fetchers: Fetchers,
+    pub(super) fetchers: Fetchers,
+    pub(super) on_fatal: OnFatal,
+    pub(super) on_dir_failed: OnDirFailed,
+    assignments: Arc<Assignments>,
     isr_changes: Arc<IsrChanges>,
     /// Ends the task that carries in-sync sets to the controller.
-    stop: watch::Sender<bool>,
+    pub(super) stop: watch::Sender<bool>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -150,8 +157,10 @@ impl ReplicaManager {
             metrics,
             topic_settings,
             on_fatal,
+            on_dir_failed,
             links,
         } = options;
+        let this = Arc::new(OnceLock::new());
         let counters = Arc::new(Counters::register(&metrics));
         let mut dirs = Vec::new();
         let mut on_disk = HashMap::new();
@@ -168,11 +177,13 @@ impl ReplicaManager {
             let syncs = SyncQueue::start(
                 &index.to_string(),
                 log_dir.disk().clone(),
-                Arc::clone(&on_fatal),
+                on_sync_failed(&this, index, &on_fatal),
                 Some(Arc::clone(&counters)),
             )
             .map_err(StartError::Thread)?;
-            dirs.push(Dir { log_dir: Arc::new(log_dir), syncs, replicas: AtomicUsize::new(0) });
+            let high_watermarks = Mutex::new(log_dir.read_high_watermarks().map_err(io_error)?);
+            let (log_dir, replicas) = (Arc::new(log_dir), AtomicUsize::new(0));
+            dirs.push(Dir { log_dir, syncs, replicas, high_watermarks });
         }
         let slots = config.replication.fetch_session_slots_max;
         let fetchers = Fetchers::new(FetcherContext {
@@ -206,10 +217,15 @@ impl ReplicaManager {
             follower_sessions: FollowerSessions::default(),
             producer_ids: ProducerIds::default(),
             fetchers,
+            on_fatal,
+            on_dir_failed,
+            assignments: Arc::default(),
             isr_changes,
             stop,
             runtime: tokio::runtime::Handle::current(),
         });
+        let _ = this.set(Arc::downgrade(&manager));
+        tokio::spawn(Arc::clone(&manager.assignments).run(Arc::downgrade(&manager)));
         let mut changes = metadata.changes();
         changes.mark_unchanged();
         let began = Instant::now();
@@ -569,6 +585,15 @@ impl ReplicaManager {
                     Queues { syncs: Arc::clone(&dir.syncs), isr_changes: Arc::clone(&self.isr_changes) },
                 ));
                 self.failed.lock().remove(&(wanted.topic_id, wanted.partition));
+                let key = (wanted.topic.to_string(), wanted.partition);
+                if let Some(high_watermark) = dir.high_watermarks.lock().remove(&key) {
+                    replica.restore_high_watermark(high_watermark);
+                }
+                let directory = dir.log_dir.directory_id();
+                // With a single directory there is nothing to tell.
+                if self.dirs.len() > 1 && wanted.state.directory(self.local) != directory {
+                    self.assignments.push(wanted.topic_id, wanted.partition, directory);
+                }
                 self.update_role(&replica, &wanted.state, image);
                 Some(replica)
             }
@@ -592,6 +617,7 @@ impl ReplicaManager {
             if let Err(error) = led {
                 tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "can't lead");
                 replica.go_offline();
+                replica.check_offline();
             }
             return;
         }
@@ -706,6 +732,7 @@ impl ReplicaManager {
             }
         }
         self.write_checkpoints();
+        self.write_high_watermarks();
         for (dir, clean) in self.dirs.iter().zip(clean) {
             if clean && let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
                 tracing::error!(path = %dir.log_dir.path().display(), %error, "no clean shutdown marker");

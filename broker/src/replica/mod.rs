@@ -6,7 +6,7 @@
 //!   controller. [`follower_sessions`]: the fetches of followers, by what moved.
 //! - `fetcher`: follows a leader: `fetch_plan` (what to ask next) -> [`links`] -> `following` (check, append, cut) -> one sync for
 //!   all that came -> the next fetch, which says so to the leader.
-//! - [`waiters`]: who waits, and how they are woken.
+//! - `log_dirs`: directories that fail, and what they remember. [`waiters`]: who waits, and how they are woken.
 //!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
 //!   [`sessions`]: fetch sessions (KIP-227).
 //!
@@ -25,11 +25,14 @@ pub mod group_commit;
 pub mod in_sync;
 mod isr_changes;
 pub mod links;
+mod log_dirs;
 mod maintenance;
 mod manager;
 mod partition;
 mod producer_ids;
 mod read;
+#[cfg(test)]
+mod replication_tests;
 pub mod sessions;
 #[cfg(test)]
 mod tests;

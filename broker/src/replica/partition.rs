@@ -14,7 +14,7 @@ use ottla_storage::log::{Log, LogConfig, Synced};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::group_commit::SyncQueue;
+use super::group_commit::{Fatal, SyncQueue};
 use super::in_sync::{Actions, Durability, InSyncSet, Membership};
 use super::isr_changes::IsrChanges;
 use super::waiters::Waiters;
@@ -378,6 +378,14 @@ impl Replica {
         self.leave(Role::Offline);
     }
 
+    /// After an error: if it took the log offline, so is the replica, and its directory is not to be trusted.
+    pub(super) fn check_offline(&self) {
+        let Some(offline) = self.state.lock().log.offline() else { return };
+        self.go_offline();
+        let log = format!("{}-{}", self.topic, self.partition);
+        self.syncs.report(Fatal::LogOffline { log, reason: offline.reason });
+    }
+
     /// The topic is gone. The caller removes the files.
     pub(super) fn mark_deleted(&self) {
         self.leave(Role::Deleted);
@@ -453,6 +461,13 @@ impl Replica {
         let first_unstable = state.log.first_unstable_offset(self.high_watermark());
         self.first_unstable.store(first_unstable.map_or(i64::MAX, |offset| offset.0), Ordering::SeqCst);
         moved
+    }
+
+    /// What the directory remembers from before the start.
+    pub(super) fn restore_high_watermark(&self, to: Offset) {
+        let state = self.state.lock();
+        self.raise_high_watermark(&state, to);
+        self.publish(&state);
     }
 
     /// A follower heard of this high watermark, or the checkpoint says so: it holds of what is here. Called under the log's lock.

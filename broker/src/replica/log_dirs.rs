@@ -1,0 +1,135 @@
+//! The log directories of a broker as places of replicas: which of them failed, which replica lies where (KIP-858), and the
+//! high watermarks that they remember (`replication-offset-checkpoint`).
+//!
+//! A directory fails when a sync in it does, or an error leaves a log in a state that only recovery can judge. Its replicas go offline,
+//! the controller is told by the heartbeat, and the others go on. Without another directory there is nothing to go on with.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use ottla_raft::TopicId;
+use ottla_raft::requests::AssignReplicasToDirs;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::group_commit::{Fatal, OnFatal};
+use super::manager::ReplicaManager;
+
+/// Replicas in one request; the controller makes one entry of its log of it.
+const ASSIGNMENTS_PER_REQUEST_MAX: usize = 1_000;
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Told with the id of a directory that failed.
+pub type OnDirFailed = Arc<dyn Fn(Uuid) + Send + Sync>;
+
+/// What a failed sync leads to, for the queue of one directory: which is started before there is a manager.
+pub(super) fn on_sync_failed(
+    manager: &Arc<OnceLock<Weak<ReplicaManager>>>,
+    dir: usize,
+    on_fatal: &OnFatal,
+) -> OnFatal {
+    let (manager, on_fatal) = (Arc::clone(manager), Arc::clone(on_fatal));
+    Arc::new(move |fatal: Fatal| match manager.get().and_then(Weak::upgrade) {
+        Some(manager) => manager.fail_dir(dir, fatal),
+        None => on_fatal(fatal),
+    })
+}
+
+/// Replicas whose directories the controller has to hear of.
+#[derive(Default)]
+pub(super) struct Assignments {
+    queued: Mutex<Vec<(TopicId, i32, Uuid)>>,
+    wake: Notify,
+}
+
+impl Assignments {
+    pub fn push(&self, topic: TopicId, partition: i32, directory: Uuid) {
+        self.queued.lock().push((topic, partition, directory));
+        self.wake.notify_one();
+    }
+
+    /// Runs until the manager goes away.
+    pub async fn run(self: Arc<Assignments>, manager: Weak<ReplicaManager>) {
+        loop {
+            let assignments = {
+                let mut queued = self.queued.lock();
+                let count = queued.len().min(ASSIGNMENTS_PER_REQUEST_MAX);
+                queued.drain(..count).collect::<Vec<_>>()
+            };
+            if assignments.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            let (metadata, request) = {
+                let Some(manager) = manager.upgrade() else { return };
+                let request = AssignReplicasToDirs {
+                    broker: manager.local(),
+                    broker_epoch: manager.broker_epoch(),
+                    assignments: assignments.clone(),
+                };
+                (manager.metadata().clone(), request)
+            };
+            let error = match metadata.submit(request).await {
+                // Refused ones were deleted or assigned to others meanwhile.
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(error, "the controller could not be told in which directories replicas lie");
+            self.queued.lock().extend(assignments);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+impl ReplicaManager {
+    /// Ids of the directories that failed.
+    pub fn offline_log_dirs(&self) -> Vec<Uuid> {
+        let failed = self.dirs.iter().filter(|dir| dir.log_dir.offline().is_some());
+        failed.map(|dir| dir.log_dir.directory_id()).collect()
+    }
+
+    /// A directory can't be trusted any more.
+    pub(super) fn fail_dir(&self, index: usize, reason: Fatal) {
+        let log_dir = &self.dirs[index].log_dir;
+        // Logs that were closed are offline too.
+        if log_dir.offline().is_some() || *self.stop.borrow() {
+            return;
+        }
+        log_dir.mark_offline(reason.to_string());
+        if self.dirs.iter().all(|dir| dir.log_dir.offline().is_some()) {
+            (self.on_fatal)(reason);
+            return;
+        }
+        tracing::error!(path = %log_dir.path().display(), %reason, "a log directory failed; its replicas are offline");
+        // ORDER: nothing is acknowledged any more before anybody else is told.
+        for replica in self.replicas().iter().filter(|replica| replica.dir == index) {
+            replica.go_offline();
+            self.fetchers.leave((replica.topic_id(), replica.partition()));
+        }
+        (self.on_dir_failed)(log_dir.directory_id());
+    }
+
+    /// What each directory remembers of how far its replicas were committed, for their next start.
+    pub(super) fn write_high_watermarks(&self) {
+        let mut by_dir: Vec<_> = self.dirs.iter().map(|_| BTreeMap::new()).collect();
+        for replica in self.replicas() {
+            let key = (replica.topic().to_string(), replica.partition());
+            by_dir[replica.dir].insert(key, replica.high_watermark());
+        }
+        for (dir, high_watermarks) in self.dirs.iter().zip(by_dir) {
+            let mut written = dir.high_watermarks.lock();
+            if dir.log_dir.offline().is_some() || *written == high_watermarks {
+                continue;
+            }
+            match dir.log_dir.write_high_watermarks(&high_watermarks) {
+                Ok(()) => *written = high_watermarks,
+                Err(error) => {
+                    tracing::error!(path = %dir.log_dir.path().display(), %error, "high watermarks not written");
+                }
+            }
+        }
+    }
+}
