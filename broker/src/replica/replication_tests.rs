@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +19,7 @@ use ottla_clients::error::ClientError;
 use ottla_raft::requests::{
     AlterPartitionReassignments, BrokerHeartbeat, CreateTopics, NewTopic, ReassignmentItem, RegisterBroker,
 };
-use ottla_raft::{BrokerEpoch, BrokerId, Partition, features};
+use ottla_raft::{BrokerEpoch, BrokerId, Metadata, Partition, features};
 use ottla_storage::disk::Disk;
 use ottla_storage::log::FirstBatch;
 use ottla_storage::logdir::LogDir;
@@ -35,6 +36,8 @@ use crate::metrics::Metrics;
 use crate::node::{self, Broker, Node};
 
 const TOPIC: &str = "topic";
+/// Of waits that end in a moment.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Who can reach whom.
 #[derive(Default)]
@@ -108,6 +111,9 @@ impl LeaderLink for Link {
                         return Err(lost("cut"));
                     }
                 };
+                if net.cut.lock().contains(&ends) {
+                    return Err(lost("cut"));
+                }
                 let mut joined = BytesMut::new();
                 for part in reply.parts {
                     match part {
@@ -133,7 +139,29 @@ struct Cluster {
 
 struct Member {
     broker: Arc<Broker>,
+    heart: Arc<Heart>,
+}
+
+/// Keeps a broker alive for the controller.
+struct Heart {
+    id: BrokerId,
     epoch: BrokerEpoch,
+    metadata: Metadata,
+    wants_fence: AtomicBool,
+}
+
+impl Heart {
+    async fn beat(&self) -> bool {
+        let beat = BrokerHeartbeat {
+            id: self.id,
+            epoch: self.epoch,
+            metadata_offset: self.metadata.image().last_offset,
+            want_fence: self.wants_fence.load(Ordering::SeqCst),
+            want_shut_down: false,
+            offline_log_dirs: vec![],
+        };
+        self.metadata.submit(beat).await.is_ok_and(|beaten| beaten.is_ok())
+    }
 }
 
 impl Cluster {
@@ -187,22 +215,24 @@ impl Cluster {
         let addresses = BTreeMap::new();
         let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics, addresses });
         self.net.brokers.lock().insert(format!("broker-{id}:9092"), Arc::clone(&broker));
-        self.brokers.insert(id, Member { broker, epoch });
+        let metadata = self.node.broker().metadata.clone();
+        let heart =
+            Arc::new(Heart { id: BrokerId(id), epoch, metadata, wants_fence: AtomicBool::new(false) });
+        self.brokers.insert(id, Member { broker, heart: Arc::clone(&heart) });
         self.beat(id, false).await;
+        tokio::spawn(async move {
+            while heart.beat().await {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        });
     }
 
     async fn beat(&self, id: i32, want_fence: bool) {
-        let metadata = &self.node.broker().metadata;
-        let beat = BrokerHeartbeat {
-            id: BrokerId(id),
-            epoch: self.brokers[&id].epoch,
-            metadata_offset: metadata.image().last_offset,
-            want_fence,
-            want_shut_down: false,
-            offline_log_dirs: vec![],
-        };
-        let state = metadata.submit(beat).await.unwrap().unwrap();
-        assert_eq!(state.is_fenced, want_fence);
+        let heart = &self.brokers[&id].heart;
+        heart.wants_fence.store(want_fence, Ordering::SeqCst);
+        assert!(heart.beat().await);
+        let image = heart.metadata.image();
+        assert_eq!(image.broker(BrokerId(id)).unwrap().fenced, want_fence);
     }
 
     /// Nothing goes between a broker and the others.
@@ -257,11 +287,19 @@ impl Cluster {
 
     async fn await_in_sync(&self, expected: &[i32]) {
         let expected: HashSet<i32> = expected.iter().copied().collect();
-        eventually(&format!("{expected:?} in sync"), || {
-            let isr: HashSet<i32> = self.partition().isr.iter().map(|id| id.0).collect();
-            (isr == expected).then_some(())
-        })
-        .await;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let partition = self.partition();
+            if partition.isr.iter().map(|id| id.0).collect::<HashSet<i32>>() == expected {
+                return;
+            }
+            if Instant::now() > deadline {
+                let leader = self.leader();
+                let machine = leader.state.lock().leader.as_ref().map(|leader| format!("{:#?}", leader.in_sync));
+                panic!("not in time: {expected:?} in sync\n{partition:#?}\n{}", machine.unwrap_or_default());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// All hold the same bytes up to the leader's end, and know the same to be committed.
@@ -294,7 +332,7 @@ fn config(id: i32, dir: &std::path::Path) -> NodeConfig {
 }
 
 async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = look() {
             return found;
@@ -440,8 +478,8 @@ async fn a_follower_whose_place_the_leader_has_deleted_starts_anew() {
     let leader = cluster.leader();
     produce(&leader, 0..5).await;
     cluster.cut(3, true);
-    cluster.await_in_sync(&[2]).await;
     produce(&leader, 5..20).await;
+    cluster.await_in_sync(&[2]).await;
     leader.delete_records(Offset(15)).unwrap();
     cluster.cut(3, false);
     cluster.await_in_sync(&[2, 3]).await;
