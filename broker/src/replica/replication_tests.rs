@@ -295,7 +295,8 @@ impl Cluster {
             }
             if Instant::now() > deadline {
                 let leader = self.leader();
-                let machine = leader.state.lock().leader.as_ref().map(|leader| format!("{:#?}", leader.in_sync));
+                let machine =
+                    leader.state.lock().leader.as_ref().map(|leader| format!("{:#?}", leader.in_sync));
                 panic!("not in time: {expected:?} in sync\n{partition:#?}\n{}", machine.unwrap_or_default());
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
