@@ -319,15 +319,41 @@ impl InSyncSet {
         // The epoch's start counts too: below it the log of an earlier leader may differ although its end lies past this high
         // watermark.
         let has_reached = fetch.end >= high_watermark && fetch.end >= epoch_start;
-        let may_retry = self.refused_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_AFTER);
         let mut propose = false;
-        if !is_member && is_eligible && has_reached && self.pending.is_none() && may_retry {
+        if !is_member && is_eligible && has_reached && self.pending.is_none() && self.may_propose_joining(now) {
             let mut in_sync_others = self.membership.in_sync_others.clone();
             in_sync_others.push(fetch.broker);
             self.pending = Some(Pending { in_sync_others });
             propose = true;
         }
         Actions { propose, ..self.advance() }
+    }
+
+    fn may_propose_joining(&self, now: Instant) -> bool {
+        self.refused_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_AFTER)
+    }
+
+    /// Proposes all who hold everything and are not in sync. Such a follower has nothing to fetch, so it may not be heard of
+    /// again while nothing is appended: whoever could not be proposed at its fetch, because another proposal was under
+    /// way or its registration was not known yet, is found here.
+    fn propose_complete(&mut self) -> bool {
+        if self.pending.is_some() {
+            return false;
+        }
+        let is_complete = |follower: &&Follower| {
+            !self.membership.in_sync_others.contains(&follower.broker)
+                && follower.is_eligible()
+                && follower.end.is_some_and(|end| end >= self.local_end)
+        };
+        let joining: Vec<_> =
+            self.followers.iter().filter(is_complete).map(|follower| follower.broker).collect();
+        if joining.is_empty() {
+            return false;
+        }
+        let mut in_sync_others = self.membership.in_sync_others.clone();
+        in_sync_others.extend(joining);
+        self.pending = Some(Pending { in_sync_others });
+        true
     }
 
     /// Time passed: members that lag are proposed to leave. `contact` says when a broker last fetched anything from this one.
@@ -353,6 +379,8 @@ impl InSyncSet {
             if !out.is_empty() {
                 self.pending = Some(Pending { in_sync_others: stay });
                 propose = true;
+            } else if self.may_propose_joining(now) {
+                propose = self.propose_complete();
             }
         }
         Actions { propose, ..self.advance() }
@@ -382,6 +410,7 @@ impl InSyncSet {
             self.pending = Some(Pending { in_sync_others: membership.in_sync_others.clone() });
         }
         self.membership = membership;
+        let propose = propose || self.propose_complete();
         Actions { propose, ..self.advance() }
     }
 
@@ -391,7 +420,8 @@ impl InSyncSet {
             follower.active_epoch = active_epoch(follower.broker);
             follower.is_joining &= follower.is_eligible();
         }
-        self.advance()
+        let propose = self.propose_complete();
+        Actions { propose, ..self.advance() }
     }
 
     /// What the controller is to be asked for now; the same again until it is settled.

@@ -143,6 +143,29 @@ fn a_follower_joins_at_the_high_watermark_and_not_below_the_epochs_start() {
 }
 
 #[test]
+fn a_follower_that_has_nothing_to_fetch_joins_without_another_fetch() {
+    let (mut set, now) = leader(Durability::Fsync, &[]);
+    // The proposal of 2 is under way when 3 comes, and afterwards 3 has no reason to come again.
+    assert!(set.on_follower_fetch(&fetch(2, 0), now, LAG_MAX).propose);
+    assert!(!set.on_follower_fetch(&fetch(3, 0), now, LAG_MAX).propose);
+    assert!(set.on_membership(membership(1, &[2, 3], &[2]), now).propose);
+    let proposed = set.proposal().expect("the other one").in_sync_others;
+    assert_eq!(proposed, [(BrokerId(2), EPOCH), (BrokerId(3), EPOCH)]);
+
+    // Its fetch came before the news of its registration.
+    let (mut set, now) = leader(Durability::Fsync, &[2]);
+    let _ = set.on_brokers(|id| (id.0 == 2).then_some(EPOCH));
+    assert!(!set.on_follower_fetch(&fetch(3, 0), now, LAG_MAX).propose);
+    assert!(set.on_brokers(|_| Some(EPOCH)).propose);
+
+    // It was refused, for the controller did not know it yet.
+    let _ = set.on_proposal_failed(PartitionEpoch(0), ProposalOutcome::Refused, now);
+    assert!(!set.on_tick(now, LAG_MAX, |_| Some(now)).propose, "not at once");
+    let later = now + RETRY_AFTER;
+    assert!(set.on_tick(later, LAG_MAX, |_| Some(later)).propose);
+}
+
+#[test]
 fn kip_497_the_high_watermark_waits_for_the_larger_set() {
     let (mut set, now) = leader(Durability::Memory, &[]);
     assert!(set.on_follower_fetch(&fetch(2, 0), now, LAG_MAX).propose);
@@ -172,8 +195,7 @@ fn kip_903_a_restarted_or_fenced_follower_does_not_join() {
     assert!(!set.on_follower_fetch(&newer, now, LAG_MAX).propose);
     let _ = set.on_brokers(|_| None);
     assert!(!set.on_follower_fetch(&newer, now, LAG_MAX).propose, "fenced");
-    let _ = set.on_brokers(|_| Some(BrokerEpoch(11)));
-    assert!(set.on_follower_fetch(&newer, now, LAG_MAX).propose);
+    assert!(set.on_brokers(|_| Some(BrokerEpoch(11))).propose, "it has everything and need not fetch again");
     assert_eq!(set.check_follower(BrokerId(4), None), Err(NotAFollower::NoReplica(BrokerId(4))));
 }
 
