@@ -320,7 +320,8 @@ impl InSyncSet {
         // watermark.
         let has_reached = fetch.end >= high_watermark && fetch.end >= epoch_start;
         let mut propose = false;
-        if !is_member && is_eligible && has_reached && self.pending.is_none() && self.may_propose_joining(now) {
+        if !is_member && is_eligible && has_reached && self.pending.is_none() && self.may_propose_joining(now)
+        {
             let mut in_sync_others = self.membership.in_sync_others.clone();
             in_sync_others.push(fetch.broker);
             self.pending = Some(Pending { in_sync_others });
