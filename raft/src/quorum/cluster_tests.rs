@@ -728,6 +728,28 @@ async fn a_broker_that_died_is_fenced_at_once_and_a_silent_one_after_its_session
     beating_again.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_broker_of_a_controller_that_fell_silent_is_fenced_a_session_after_its_last_word() {
+    let cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let old = cluster.leader().await;
+    let others = cluster.others(old);
+    let begin = tokio::time::Instant::now();
+    cluster.wires.isolate(&address(old), 1..=3);
+    let new = cluster.leader_other_than(Some(old), &others).await;
+    let image_of = |id: i32| cluster.node(id).image();
+    eventually(10, || image_of(new).broker(BrokerId(old)).is_some_and(|broker| broker.fenced).then_some(()))
+        .await;
+    let took = begin.elapsed();
+    assert!((2_500..4_000).contains(&took.as_millis()), "{took:?}");
+    // The old one hears nobody either, but that is not for it to judge.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for id in others {
+        assert!(!image_of(old).broker(BrokerId(id)).unwrap().fenced);
+        assert!(!image_of(new).broker(BrokerId(id)).unwrap().fenced);
+    }
+}
+
 // ---- voters come and go
 
 #[tokio::test(start_paused = true)]

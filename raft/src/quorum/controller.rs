@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::ProgressResponder;
+use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ const REQUESTS_PER_ENTRY_MAX: usize = 256;
 const RECORDS_PER_SNAPSHOT: usize = 200_000;
 /// How long a new leader may take to apply what it inherited before requests are told to look elsewhere.
 pub(super) const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+/// A leader that has not heard of a quorum for so long does not judge brokers.
+const QUORUM_HEARD_MAX: Duration = Duration::from_secs(1);
 /// Right after an election openraft may send a leader's own writes elsewhere until its lease is settled.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
@@ -143,6 +145,10 @@ impl Controller {
                     () = links.gone.notified() => waiting.extend(self.dead_brokers()),
                     // Before the requests: however many come, silence is noticed.
                     () = tokio::time::sleep_until(next_tick), if has_sessions => {
+                        let late = next_tick.elapsed();
+                        if late > tick {
+                            self.sessions.forgive(late);
+                        }
                         next_tick = Instant::now() + tick;
                         waiting.extend(self.dead_brokers());
                     }
@@ -341,9 +347,21 @@ impl Controller {
         self.leads().then(|| Waiting { request: request.into(), origin: Origin::Controller, answer })
     }
 
+    /// Whether the other voters were heard of lately: a leader that is not may have been replaced, and it is not for it to say
+    /// who is silent.
+    fn has_quorum(&self) -> bool {
+        let (is_alone, acked) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids().count();
+            (voters == 1, metrics.last_quorum_acked)
+        };
+        is_alone || acked.is_some_and(|acked| acked.into_inner().elapsed() < QUORUM_HEARD_MAX)
+    }
+
     /// Requests to fence the brokers that are alive no more.
     fn dead_brokers(&self) -> Vec<Waiting> {
-        if !self.leads() {
+        if !self.leads() || !self.has_quorum() {
             return Vec::new();
         }
         let image = self.published.image();

@@ -35,6 +35,8 @@ pub struct Links {
     /// Set once it runs.
     raft: OnceLock<Raft>,
     contacts: Mutex<BTreeMap<u64, Contact>>,
+    /// Who led last besides this node, and when that was last heard of.
+    last_leader: Mutex<Option<(u64, Instant)>>,
     /// Told when the address of a peer has refused connections twice.
     pub gone: Notify,
 }
@@ -116,6 +118,7 @@ impl Links {
             published,
             raft: OnceLock::new(),
             contacts: Mutex::new(BTreeMap::new()),
+            last_leader: Mutex::new(None),
             gone: Notify::new(),
         })
     }
@@ -177,6 +180,16 @@ impl Links {
 
     pub fn note_caught_up(&self, id: u64) {
         self.note(id, |contact| contact.caught_up = Some(Instant::now()));
+    }
+
+    /// The leader `id` spoke.
+    pub fn note_leader(&self, id: u64) {
+        *self.last_leader.lock() = Some((id, Instant::now()));
+    }
+
+    /// The leader before this node took office. Once: later it may be alive again, and this node would not know.
+    pub fn take_last_leader(&self) -> Option<(u64, Instant)> {
+        self.last_leader.lock().take()
     }
 
     /// Forgets a node that has left.

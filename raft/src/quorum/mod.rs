@@ -147,13 +147,13 @@ impl Metadata {
         let mut controller = running.controller;
         // A controller without a quorum would wait for one; openraft's end ends that.
         let ended = tokio::time::timeout(LAST_CHANGE_MAX, &mut controller).await.is_ok();
+        running.peers.detach();
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(%error, "the metadata quorum did not shut down cleanly");
         }
         if !ended {
             let _ = controller.await;
         }
-        running.peers.detach();
         let store = running.store;
         let closed = store::beside(&store, |store| {
             let synced = store.sync();

@@ -42,7 +42,7 @@ impl Controller {
             self.write(Change { decided_in: epoch, records }).await?;
         }
         let image = self.published.image();
-        self.sessions.renew(&image);
+        self.sessions.renew(&image, self.links.take_last_leader());
         self.office_epoch = epoch;
         tracing::info!(epoch, cluster = %image.cluster_id, "this node is the active controller");
         self.await_office().await

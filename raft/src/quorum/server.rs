@@ -203,6 +203,9 @@ impl Server {
             leader_commit: call.committed.map(LogId::from),
         };
         let response = self.raft.append_entries(request).await.map_err(stopped)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.links.note_leader(call.vote.node);
+        }
         Ok(match response {
             AppendEntriesResponse::Success => Appended::Success,
             AppendEntriesResponse::Conflict => Appended::Conflict,

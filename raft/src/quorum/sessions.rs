@@ -27,15 +27,26 @@ impl Sessions {
         Sessions { timeout, heard: BTreeMap::new(), applied_offsets: BTreeMap::new(), since: Instant::now() }
     }
 
-    /// A new controller does not know when brokers were heard of last: all begin with a full session.
-    pub fn renew(&mut self, image: &Image) {
+    /// A new controller does not know when brokers were heard of last: all begin with a full session, but for the one on the
+    /// node that led before, whose silence was the reason for the election.
+    pub fn renew(&mut self, image: &Image, last_leader: Option<(u64, Instant)>) {
         self.since = Instant::now();
         self.heard.clear();
         self.applied_offsets.clear();
         if self.timeout.is_some() {
             let unfenced = image.brokers.values().filter(|broker| !broker.fenced);
             self.heard = unfenced.map(|broker| (broker.id, self.since)).collect();
+            if let Some((id, heard)) = last_leader
+                && let Some(session) = i32::try_from(id).ok().and_then(|id| self.heard.get_mut(&BrokerId(id)))
+            {
+                *session = heard;
+            }
         }
+    }
+
+    /// This process did not run for so long: what was sent to it meanwhile still waits to be read.
+    pub fn forgive(&mut self, pause: Duration) {
+        self.heard.values_mut().for_each(|heard| *heard += pause);
     }
 
     pub fn live(&self) -> BTreeSet<BrokerId> {
@@ -94,7 +105,7 @@ impl Sessions {
         contact_of(id, links).is_some_and(|contact| {
             // A session that began with this controller's office is an assumption, not a sign of life: one refusal more is
             // enough. One from before does not count, for the broker may have come back meanwhile.
-            let refused = if heard == self.since { contact.refused_last } else { contact.refused_since };
+            let refused = if heard <= self.since { contact.refused_last } else { contact.refused_since };
             contact.gone && refused.is_some_and(|refused| heard < refused)
         })
     }
