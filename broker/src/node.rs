@@ -253,7 +253,9 @@ async fn start_metadata(
     peers: PeerService,
 ) -> Result<Metadata, StartError> {
     let mut cluster: Option<(PathBuf, String)> = None;
+    let mut holds_partitions = false;
     for path in &config.log_dirs {
+        holds_partitions |= logdir::holds_partitions(disk, path)?;
         let Some(found) = logdir::read_meta_properties(disk, path)? else { continue };
         if found.node_id != config.node_id {
             return Err(LogDirError::OtherNode {
@@ -292,6 +294,8 @@ async fn start_metadata(
     };
     metadata.voters = config.quorum.voters.clone();
     metadata.bootstrap_servers = config.quorum.bootstrap_servers.clone();
+    metadata.election_timeout = config.quorum.election_timeout;
+    metadata.holds_partitions = holds_partitions;
     metadata.peer_address = peer_address(config, addresses);
     metadata.transport = Arc::new(Peers::new());
     metadata.peers = peers;

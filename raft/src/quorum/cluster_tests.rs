@@ -641,11 +641,23 @@ async fn a_node_of_another_cluster_is_refused() {
     let _beating = serve_as_brokers(&cluster).await;
     let mut config = cluster.config(7);
     config.cluster_id = Some(crate::ClusterId("another".into()));
-    let starting = tokio::spawn(cluster.starting(config));
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(!starting.is_finished(), "it waits for its own cluster");
-    starting.abort();
+    let refused = within(20, cluster.starting(config)).await.err();
+    assert!(matches!(refused, Some(StartError::PeersOfOtherCluster { .. })), "{refused:?}");
     assert!(cluster.node(1).quorum().observers.is_empty());
+
+    // One that was all of its own cluster, and would go on as that.
+    let alone = MetadataConfig { voters: Vec::new(), ..cluster.config(8) };
+    let alone = MetadataConfig { role: QuorumRole::Voter, ..alone };
+    within(20, cluster.starting(alone.clone())).await.unwrap().shutdown().await;
+    let voters = [cluster.voters.clone(), vec![(BrokerId(8), address(8))]].concat();
+    let refused = within(20, cluster.starting(MetadataConfig { voters, ..alone })).await.err();
+    assert!(matches!(refused, Some(StartError::PeersOfOtherCluster { .. })), "{refused:?}");
+    let config = cluster.config(8);
+    let refused = within(20, cluster.starting(config)).await.err();
+    assert!(
+        matches!(refused, Some(StartError::InvalidConfig(_))),
+        "a voter that is to be a broker only: {refused:?}"
+    );
 
     // One that holds another cluster's data and comes by mistake: nobody listens to it.
     let leader = cluster.leader().await;
@@ -664,6 +676,21 @@ async fn a_node_of_another_cluster_is_refused() {
     let reply: messages::Envelope<messages::Reply> = encoding::decode(&reply).unwrap();
     assert!(matches!(reply.body, Err(messages::Denied::OtherCluster(_))), "{:?}", reply.body);
     stranger.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_partitions_and_no_metadata_founds_nothing() {
+    let mut cluster = TestCluster::new(3);
+    let alone = MetadataConfig { voters: Vec::new(), holds_partitions: true, ..cluster.config(1) };
+    let refused = within(20, cluster.starting(alone)).await.err();
+    assert!(matches!(refused, Some(StartError::Vanished { .. })), "{refused:?}");
+
+    // Two of three are a majority that could found; with what they hold they wait for the third.
+    let two = [1, 2].map(|id| MetadataConfig { holds_partitions: true, ..cluster.config(id) });
+    let two = two.map(|config| tokio::spawn(cluster.starting(config)));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(two.iter().all(|starting| !starting.is_finished()));
+    two.iter().for_each(|starting| starting.abort());
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,11 @@ pub struct MetadataConfig {
     pub transport: Arc<dyn Transport>,
     /// Where the peers' requests come in: the caller hands it what its sockets receive.
     pub peers: PeerService,
+    /// About how long after its active controller fell silent a quorum has another (`controller.quorum.election.timeout.ms`).
+    pub election_timeout: Duration,
+    /// Whether partitions lie on this node. Then there was metadata that says whose they are, and this node finds it again or
+    /// does not start: it founds no cluster.
+    pub holds_partitions: bool,
     /// Where random bits come from; the same seed gives the same elections, ids and placements in a simulation. `None`: the
     /// operating system.
     pub seed: Option<u64>,
@@ -64,6 +69,8 @@ impl MetadataConfig {
             peer_address: String::new(),
             transport: Arc::new(NoPeers),
             peers: PeerService::new(),
+            election_timeout: Duration::from_secs(1),
+            holds_partitions: false,
             seed: None,
             topic_defaults: TopicDefaults::default(),
             static_settings: StaticSettings::default(),

@@ -27,6 +27,16 @@ pub enum StartError {
         "controller.quorum.voters is {mine} here, but {theirs} on node {peer}, and too few voters agree: it must be the same on all nodes"
     )]
     VotersDisagree { mine: String, peer: BrokerId, theirs: String },
+    #[error(
+        "this node belongs to cluster {mine}, but at {address}, which is configured as its quorum, is cluster {theirs}: either the \
+         addresses or the directories are not this node's"
+    )]
+    PeersOfOtherCluster { mine: ClusterId, address: String, theirs: ClusterId },
+    #[error(
+        "{path} has vanished, but partitions lie in the log directories: without the metadata nobody knows whose they are. Restore it \
+         (is metadata.log.dir right?), or move the partitions away to begin with an empty cluster"
+    )]
+    Vanished { path: PathBuf },
     /// The cluster's controller does not let this node in.
     #[error("this node is not admitted to the cluster: {0}")]
     NotAdmitted(String),

@@ -21,11 +21,11 @@ use uuid::Uuid;
 
 use super::config::{MetadataConfig, QuorumRole};
 use super::controller::{Controller, WAITING_REQUESTS_MAX};
-use super::directory::Home;
+use super::directory::{DIRECTORY_NAME, Home};
 use super::encoding::{StoredLogId, StoredSnapshot, decode};
-use super::links::{Links, Peer};
+use super::links::{CallError, Links, Peer};
 use super::log_store::{LogStore, OpenLogError};
-use super::messages::{Answer, Call, Join, JoinRefused, Probe, Probed, ProbedState};
+use super::messages::{Answer, Call, Denied, Join, JoinRefused, Probe, Probed, ProbedState};
 use super::network::Network;
 use super::server::Server;
 use super::state_machine::{Published, StateMachine};
@@ -39,12 +39,12 @@ use crate::metadata::ids::{BrokerId, ClusterId};
 use crate::metadata::image::Image;
 use crate::random;
 
-/// After a leader has fallen silent, a voter waits until the leader's lease is over, which openraft sets to the greatest
-/// election timeout, and then for an election timeout of its own: with these from 0.9 to 1.2 s in all.
-const ELECTION_TIMEOUT_MS: std::ops::Range<u64> = 300..600;
-const HEARTBEAT_INTERVAL_MS: u64 = 100;
+/// Per cent of `election_timeout`. After a leader has fallen silent, a voter waits until the leader's lease is over, which openraft
+/// sets to the greatest election timeout, and then for an election timeout of its own: with these from 90 to 120 per cent in all.
+const ELECTION_TIMEOUT_PERCENT: std::ops::Range<u32> = 30..60;
+const HEARTBEAT_INTERVAL_PERCENT: u32 = 10;
 /// A leader without a quorum is quiet this long between probes; openraft asks for at least lease + election timeout.
-const QUORUM_LOSS_PROBE_MS: u64 = 1_500;
+const QUORUM_LOSS_PROBE_PERCENT: u32 = 150;
 /// Entries between snapshots: bounds the log and the time that a restart replays.
 pub(super) const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 /// Entries kept behind a snapshot for nodes that lag a little.
@@ -121,7 +121,7 @@ impl Metadata {
             home.cluster_id().cloned().or_else(|| config.cluster_id.clone()),
             published.clone(),
         );
-        let raft_config = raft_config().map_err(quorum_error)?;
+        let raft_config = raft_config(config.election_timeout).map_err(quorum_error)?;
         let raft = Raft::new(id, Arc::new(raft_config), Network(links.clone()), log, state_machine)
             .await
             .map_err(quorum_error)?;
@@ -165,6 +165,7 @@ impl Metadata {
     async fn find_quorum(&self, config: &MetadataConfig, server: &Server) -> Result<(), StartError> {
         let mut search = Search::new(&self.raft, &self.links, config);
         if self.raft.is_initialized().await.map_err(quorum_error)? {
+            search.check_role()?;
             search.check_promises().await?;
             search.warn_of_other_voters();
         } else {
@@ -187,7 +188,7 @@ impl Metadata {
 }
 
 /// An address, and who answers there or why nobody does.
-type ProbedAt = (String, Result<((u64, Uuid), Probed), String>);
+type ProbedAt = (String, Result<((u64, Uuid), Probed), CallError>);
 
 /// A node that looks for its quorum.
 struct Search<'a> {
@@ -224,8 +225,8 @@ impl<'a> Search<'a> {
         let called = self.links.call_from(&Peer::at(&address), Lane::Submit, probe, PROBE_LIMIT).await;
         let probed = match called {
             Ok((from, Answer::Probe(probed))) => Ok((from, probed)),
-            Ok(_) => Err("it answers another call".into()),
-            Err(error) => Err(error.to_string()),
+            Ok(_) => Err(CallError::WrongAnswer("it answers another call".into())),
+            Err(error) => Err(error),
         };
         (address, probed)
     }
@@ -255,16 +256,22 @@ impl<'a> Search<'a> {
 
     async fn found_or_join(&mut self) -> Result<(), StartError> {
         if self.is_founder_alone() {
+            if self.config.holds_partitions {
+                return Err(StartError::Vanished { path: self.config.log_dir.join(DIRECTORY_NAME) });
+            }
             let own =
                 Member { address: self.config.peer_address.clone(), directory_id: self.links.directory_id };
             let voters = BTreeMap::from([(self.links.node_id, own)]);
             return self.raft.initialize(voters).await.map_err(quorum_error);
         }
+        // Founding anew would mean that what lies on this node is of no topic any more.
         let is_founder = self.config.role == QuorumRole::Voter
+            && !self.config.holds_partitions
             && self.config.voters.iter().any(|(id, _)| *id == self.config.node_id);
         let mut complete_since: Option<Instant> = None;
         loop {
             let probed = self.probe_all().await;
+            self.check_cluster(&probed)?;
             let holds = |answer: &Probed| answer.state == ProbedState::Member && answer.leader.is_some();
             let answers = probed.iter().filter_map(|(_, answer)| answer.as_ref().ok());
             let leaders: Vec<String> = answers
@@ -358,15 +365,14 @@ impl<'a> Search<'a> {
 
     /// Refuses to take part with less than this node once acknowledged: what it lost may have counted.
     async fn check_promises(&self) -> Result<(), StartError> {
-        if is_sole_voter(self.raft, self.links.node_id) {
-            return Ok(());
-        }
         let (epoch, last) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             (metrics.vote.leader_id().term, metrics.last_log_index)
         };
-        for (_, answer) in self.probe_all().await {
+        let probed = self.probe_all().await;
+        self.check_cluster(&probed)?;
+        for (_, answer) in probed {
             let Ok(((peer, _), Probed { promised, .. })) = answer else { continue };
             let lost_entries =
                 promised.last.is_some_and(|promised| last.is_none_or(|last| last < promised.offset));
@@ -380,6 +386,39 @@ impl<'a> Search<'a> {
                     held: last,
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// What is configured here is another cluster than what lies on this disk: alone, this node would go on as a cluster of its
+    /// own, which nobody means.
+    fn check_cluster(&self, probed: &[ProbedAt]) -> Result<(), StartError> {
+        if probed.iter().any(|(_, answer)| answer.is_ok()) {
+            return Ok(());
+        }
+        let other = probed.iter().find_map(|(address, answer)| match answer {
+            Err(CallError::Denied(Denied::OtherCluster(theirs))) => Some((address.clone(), theirs.clone())),
+            _ => None,
+        });
+        match (other, self.links.cluster_id()) {
+            (Some((address, theirs)), Some(mine)) => {
+                Err(StartError::PeersOfOtherCluster { mine, address, theirs })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A voter votes whatever its configuration says, so that must say so.
+    fn check_role(&self) -> Result<(), StartError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_voter = metrics.membership_config.membership().voter_ids().any(|id| id == self.links.node_id);
+        if is_voter && self.config.role == QuorumRole::Observer {
+            return Err(StartError::InvalidConfig(format!(
+                "process.roles: node {} is a voter of the metadata quorum, so controller must be among its roles; to make it only \
+                 a broker, remove it from the voters first (kafka-metadata-quorum remove-controller)",
+                self.links.node_id
+            )));
         }
         Ok(())
     }
@@ -625,17 +664,20 @@ fn check_snapshot(
     }
 }
 
-fn raft_config() -> Result<Config, openraft::ConfigError> {
+fn raft_config(election_timeout: Duration) -> Result<Config, openraft::ConfigError> {
+    let millis = |percent: u32| {
+        u64::try_from((election_timeout * percent / 100).as_millis()).unwrap_or(u64::MAX).max(1)
+    };
     Config {
         cluster_name: "metadata".into(),
-        election_timeout_min: ELECTION_TIMEOUT_MS.start,
-        election_timeout_max: ELECTION_TIMEOUT_MS.end,
-        heartbeat_interval: HEARTBEAT_INTERVAL_MS,
+        election_timeout_min: millis(ELECTION_TIMEOUT_PERCENT.start),
+        election_timeout_max: millis(ELECTION_TIMEOUT_PERCENT.end),
+        heartbeat_interval: millis(HEARTBEAT_INTERVAL_PERCENT),
         heartbeat_min_interval: Some(0),
         enable_pre_vote: Some(true),
         // Until the membership knows this node by its directory: `allow_elections`.
         enable_elect: false,
-        quorum_loss_probe_interval: Some(QUORUM_LOSS_PROBE_MS),
+        quorum_loss_probe_interval: Some(millis(QUORUM_LOSS_PROBE_PERCENT)),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         purge_batch_size: PURGE_STEP,

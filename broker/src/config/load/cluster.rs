@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Shorter, and an ordinary sync of the disk would look like a dead controller.
+const ELECTION_TIMEOUT_MS_MIN: i64 = 200;
+
 /// `host:port`, as other nodes are given it.
 fn parse_address(text: &str) -> Option<String> {
     let (host, port) = text.trim().rsplit_once(':')?;
@@ -27,11 +30,15 @@ impl Loader {
     }
 
     pub(super) fn quorum(&mut self) -> QuorumConfig {
+        const ELECTION: &str = "controller.quorum.election.timeout.ms";
+        if self.integer(ELECTION) < ELECTION_TIMEOUT_MS_MIN {
+            self.refuse(ELECTION, format!("an integer of at least {ELECTION_TIMEOUT_MS_MIN}"));
+        }
         QuorumConfig {
             voters: self.voters(),
             bootstrap_servers: self.bootstrap_servers(),
             auto_join: self.flag("controller.quorum.auto.join.enable"),
-            election_timeout: self.duration("controller.quorum.election.timeout.ms"),
+            election_timeout: self.duration(ELECTION),
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) const KEYS: &[Key] = &[
     key("controller.quorum.election.backoff.max.ms", Int, Is("1000"), AtLeast(0), ReadOnly, Known,
         "Longest pause between elections."),
     key("controller.quorum.election.timeout.ms", Int, Is("1000"), AtLeast(0), ReadOnly, Used,
-        "A voter that hears nothing of the active controller stands for election after half of this time to all of it."),
+        "About how long after the active controller fell silent the voters have another."),
     key("controller.quorum.fetch.max.bytes", Int, Is("1048576"), AtLeast(1), ReadOnly, Known,
         "Largest answer to a fetch of the metadata log."),
     key("controller.quorum.fetch.snapshot.max.bytes", Int, Is("1048576"), AtLeast(1), ReadOnly, Known,
