@@ -1,12 +1,15 @@
 //! The server that joins the log (`ottla-storage`), the metadata quorum (`ottla-raft`) and the wire.
 //!
-//! The two paths to know first:
+//! The paths to know first:
 //!
 //! - produce: `net` (frame) -> `api::table` (row, decode) -> `api::produce` (check, split by partition) ->
 //!   `replica` (fence, append to the log) -> stage one ends, the connection takes its next request -> wait for
 //!   the high watermark -> `error_map` -> response, in the order of the requests.
 //! - fetch: `net` (frame) -> `api::fetch` (session, bounds) -> `replica` (read up to the high watermark) -> slices of
 //!   segment files -> wait if there is too little -> header bytes and `sendfile` of the slices.
+//! - replication: `replica::manager` (roles) -> `replica::fetcher` (one task for each leader) -> the leader's `api::fetch_replica`
+//!   (session, fencing, divergence) -> `replica::in_sync` (high watermark, in-sync set) -> the follower's `replica::following`
+//!   (check, append, cut) -> one sync for all -> the next fetch, which tells the leader.
 //!
 //! Rules of the house: only `net` knows sockets; `group` knows neither handlers nor sockets; only `error_map` turns
 //! internal errors into Kafka's codes.
