@@ -457,7 +457,11 @@ impl<'a> Search<'a> {
                 Some((id, _)) if id == self.links.node_id => metadata.committed_now().await.ok(),
                 Some((_, peer)) if !has_joined => {
                     has_joined = self.join(&peer.address).await?;
-                    continue;
+                    if has_joined {
+                        continue;
+                    }
+                    // Not at once again: what refuses may refuse without taking any time.
+                    None
                 }
                 Some((_, peer)) => {
                     match self.links.call(&peer, Lane::Submit, Call::CatchUp, CATCH_UP_LIMIT).await {
