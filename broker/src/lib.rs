@@ -15,6 +15,7 @@
 //! internal errors into Kafka's codes.
 
 pub mod api;
+mod auto_join;
 pub mod clock;
 pub mod config;
 pub mod error_map;

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::ListenerRole;
+use crate::auto_join;
 use crate::config::{Endpoint, Listener, NodeConfig, SecurityProtocol, host_and_port};
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
@@ -152,6 +153,9 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
 
     let metadata = start_metadata(&config, &disk, metadata_store, &addresses, peers).await?;
     tokio::spawn(config.clone().follow(metadata.clone()));
+    if config.roles.controller && config.quorum.auto_join {
+        tokio::spawn(auto_join::run(metadata.clone(), peer_address(&config, &addresses)));
+    }
     let cluster_id = metadata.image().cluster_id.to_string();
     let mut log_dirs = Vec::new();
     for path in &config.log_dirs {

@@ -161,3 +161,30 @@ async fn controllers_and_brokers_apart() {
         node.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_joins_the_voters_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports::<3>();
+    let found_by = format!("127.0.0.1:{}", ports[0]);
+    let start_one = |id: usize, auto_join: &'static str| {
+        let by_bootstrap = [
+            ("controller.quorum.voters", ""),
+            ("controller.quorum.bootstrap.servers", &found_by),
+            ("controller.quorum.auto.join.enable", auto_join),
+        ];
+        start(member(dir.path(), id, &ports, &by_bootstrap))
+    };
+    let one = start_one(1, "false").await.unwrap();
+    let two = start_one(2, "true").await.unwrap();
+    let three = start_one(3, "false").await.unwrap();
+    let voters = |node: &Node| -> Vec<i32> {
+        node.broker().metadata.quorum().voters.iter().map(|voter| voter.id.0).collect()
+    };
+    until("node 2 votes", || voters(&one) == [1, 2] && voters(&two) == [1, 2]).await;
+    until("node 3 follows", || active(&one, 3)).await;
+    assert_eq!(voters(&one), [1, 2], "node 3 was not told to join");
+    for node in [three, two, one] {
+        node.shutdown().await;
+    }
+}
