@@ -123,7 +123,7 @@ async fn handle(
     let mut deadline = Instant::now() + limits.wait;
     session.turn(epoch).await;
     let turn = Turn { session: Arc::clone(&session), epoch };
-    let mut look = Look::new(&cx, &session, &limits);
+    let mut look = Look::new(&cx, &session, epoch, &limits);
     loop {
         look.at_news();
         if look.is_enough() {
@@ -152,6 +152,7 @@ async fn handle(
 struct Look<'a> {
     cx: &'a RequestContext,
     session: &'a FollowerSession,
+    epoch: i32,
     limits: &'a Limits,
     bytes: usize,
     is_urgent: bool,
@@ -160,8 +161,8 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    fn new(cx: &'a RequestContext, session: &'a FollowerSession, limits: &'a Limits) -> Look<'a> {
-        Look { cx, session, limits, bytes: 0, is_urgent: false, found: BTreeMap::new() }
+    fn new(cx: &'a RequestContext, session: &'a FollowerSession, epoch: i32, limits: &'a Limits) -> Look<'a> {
+        Look { cx, session, epoch, limits, bytes: 0, is_urgent: false, found: BTreeMap::new() }
     }
 
     fn has_answers(&self) -> bool {
@@ -173,7 +174,7 @@ impl<'a> Look<'a> {
     }
 
     fn at_news(&mut self) {
-        for (index, slot) in self.session.take_news() {
+        for (index, slot) in self.session.take_news(self.epoch) {
             let before = self.found.get(&index).map_or(0, |(_, found)| found.bytes());
             let bytes_left = self.limits.bytes_max.saturating_sub(self.bytes - before);
             let found = self.read(&slot, bytes_left);

@@ -56,6 +56,8 @@ pub struct Slot {
     pub is_new: bool,
     /// It was answered with records or an error.
     awaits_request: bool,
+    /// Epoch of the request that named it last.
+    named_by: i32,
 }
 
 #[derive(Debug, Default)]
@@ -186,7 +188,8 @@ impl FollowerSession {
                 found.waiters().register_follower(this.clone(), index);
             }
             let told = before.map_or(Told::NOTHING, |slot| slot.told);
-            let slot = Slot { wants, replica: found, told, is_new: true, awaits_request: false };
+            let slot =
+                Slot { wants, replica: found, told, is_new: true, awaits_request: false, named_by: epoch };
             state.slots[index as usize] = Some(slot);
             // ORDER: queued after the replica knows whom to tell, so that what moves in between is seen or told.
             self.news.lock().push(index);
@@ -219,30 +222,25 @@ impl FollowerSession {
         self.state.lock().newest != epoch
     }
 
-    /// Those to be looked at now, in the order in which they are served.
-    pub fn take_news(&self) -> Vec<(u32, Slot)> {
-        let queue = {
-            let mut news = self.news.lock();
-            (news.has_records, news.has_high_watermarks, news.defers) = (false, false, false);
-            let queue = std::mem::take(&mut news.queue);
-            for index in &queue {
-                news.is_queued[*index as usize] = false;
-            }
-            queue
-        };
+    /// Those to be looked at for the answer of `epoch`, in the order in which they are served. What a newer request named is
+    /// left to the answer of that one: in an earlier answer the follower would not take it for an answer.
+    pub fn take_news(&self, epoch: i32) -> Vec<(u32, Slot)> {
         let mut state = self.state.lock();
-        queue
-            .into_iter()
-            .filter_map(|index| {
-                let slot = state.slots.get_mut(index as usize)?.as_mut()?;
-                if slot.awaits_request {
-                    return None;
-                }
-                let taken = slot.clone();
+        let mut news = self.news.lock();
+        (news.has_records, news.has_high_watermarks, news.defers) = (false, false, false);
+        let mut taken = Vec::new();
+        for index in std::mem::take(&mut news.queue) {
+            news.is_queued[index as usize] = false;
+            let newest = state.newest;
+            let Some(slot) = state.slots.get_mut(index as usize).and_then(Option::as_mut) else { continue };
+            if newest != epoch && slot.named_by == newest {
+                news.push(index);
+            } else if !slot.awaits_request {
+                taken.push((index, slot.clone()));
                 slot.is_new = false;
-                Some((index, taken))
-            })
-            .collect()
+            }
+        }
+        taken
     }
 
     /// To be looked at by the next request: there was no room left in this answer.
