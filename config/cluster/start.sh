@@ -38,7 +38,7 @@ while [ ${#nodes[@]} -gt 0 ]; do
   ended=
   wait -n -p ended "${!nodes[@]}" || status=$?
   # A signal to this script ends the wait, and no node with it.
-  [ -n "$ended" ] || continue
+  [ -n "${ended:-}" ] || continue
   id=${nodes[$ended]}
   unset "nodes[$ended]"
   if [ "$stopping" = 0 ]; then

@@ -328,12 +328,13 @@ class Cluster:
     # -- what lies on the disks
 
     def check_replicas_equal(self, topic: str) -> int:
-        """Compares the batches of all replicas of all partitions, byte by byte; how many there were in all. Call it when
+        """Compares the batches of the replicas on nodes that run, byte by byte; how many there were in all. Call it when
         nothing is being written and all are in sync."""
         compared = 0
         for number, partition in self.brokers()[0].metadata(topic).topics[topic].items():
             def contents() -> list[dict[int, bytes]]:
-                return [batches(self.nodes[replica].data_dir / f"{topic}-{number}") for replica in partition.replicas]
+                return [batches(self.nodes[replica].data_dir / f"{topic}-{number}") for replica in partition.replicas
+                        if self.nodes[replica].running()]
 
             def equal() -> bool:
                 found = contents()
