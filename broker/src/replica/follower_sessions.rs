@@ -369,3 +369,62 @@ impl FollowerSessions {
         self.contacts.lock().get(&broker).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOLLOWER: FollowerId = FollowerId { broker: BrokerId(2), broker_epoch: Some(BrokerEpoch(1)) };
+
+    fn wants(partition: i32) -> FollowerWants {
+        FollowerWants {
+            topic: TopicId(uuid::Uuid::from_u128(5)),
+            partition,
+            end: Offset(0),
+            log_start: Offset(0),
+            bytes_max: 1,
+            leader_epoch: LeaderEpoch(1),
+            last_fetched_epoch: LeaderEpoch::NONE,
+        }
+    }
+
+    fn taken(session: &FollowerSession, epoch: i32) -> Vec<i32> {
+        session.take_news(epoch).iter().map(|(_, slot)| slot.wants.partition).collect()
+    }
+
+    #[test]
+    fn what_the_next_request_says_is_not_answered_with_the_one_before() {
+        let sessions = FollowerSessions::default();
+        let begin = |id, epoch, named: &[i32]| {
+            let named = named.iter().map(|partition| wants(*partition)).collect();
+            sessions.begin(FOLLOWER, id, epoch, named, vec![], Instant::now(), |_, _| None)
+        };
+        let session = begin(0, 0, &[0, 1]).unwrap();
+        assert_eq!(taken(&session, 0), [0, 1]);
+        session.end_turn(0);
+        // Both are here before the first is looked at.
+        begin(session.id, 1, &[0]).unwrap();
+        begin(session.id, 2, &[1, 2]).unwrap();
+        assert_eq!(taken(&session, 1), [0]);
+        session.end_turn(1);
+        assert_eq!(taken(&session, 2), [1, 2]);
+        assert_eq!(taken(&session, 2), [0; 0]);
+        assert!(matches!(begin(session.id, 2, &[]), Err(SessionError::InvalidEpoch { .. })));
+        assert!(matches!(begin(session.id + 1, 1, &[]), Err(SessionError::IdNotFound)));
+    }
+
+    #[test]
+    fn what_was_answered_with_records_waits_for_a_request_that_names_it() {
+        let sessions = FollowerSessions::default();
+        let session = sessions.begin(FOLLOWER, 0, 0, vec![wants(0)], vec![], Instant::now(), |_, _| None);
+        let session = session.unwrap();
+        let (index, slot) = session.take_news(0).remove(0);
+        session.on_answered(index, &slot.wants, None, true);
+        session.on_news(index, FollowerNews::EndMoved);
+        assert_eq!(taken(&session, 0), [0; 0]);
+        session.end_turn(0);
+        let again = vec![wants(0)];
+        sessions.begin(FOLLOWER, session.id, 1, again, vec![], Instant::now(), |_, _| None).unwrap();
+        assert_eq!(taken(&session, 1), [0]);
+    }
+}
