@@ -16,7 +16,7 @@ BEGIN = @echo "== $@ at $$(date +%T)"
 .PHONY: sim sim-short sim-build
 .NOTPARALLEL:
 
-test: setup fmt clippy unit power-cut-short crash-short stock
+test: setup fmt clippy unit power-cut-short crash-short cluster-short stock
 
 # What the tests drive Ottla with: see the head of the script.
 setup:
@@ -95,7 +95,7 @@ cluster-test: setup binary
 # Its part of `make test`.
 cluster-short: setup binary
 	$(BEGIN)
-	$(PYTEST) tests/cluster -m short $(CLUSTER_ARGS)
+	$(PYTEST) tests/cluster -m short -n $(STOCK_WORKERS) --dist worksteal $(CLUSTER_ARGS)
 
 # The same tests on Apache Kafka.
 cluster-kafka: setup
