@@ -119,6 +119,8 @@ struct Cache {
     controller: Option<i32>,
     brokers: HashMap<i32, Broker>,
     topics: HashMap<String, (Arc<Topic>, Instant)>,
+    /// What was told last of each topic; `forget_topic` leaves it.
+    newest: HashMap<String, Arc<Topic>>,
     coordinators: HashMap<String, i32>,
 }
 
@@ -336,11 +338,17 @@ impl Cluster {
             response.topics.iter().find(|t| t.name.as_ref().is_some_and(|n| n.as_str() == name)).ok_or_else(
                 || ClientError::refused(format!("topic {name}"), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             )?;
-        let topic = Arc::new(read_topic(described)?);
+        let mut topic = read_topic(described)?;
+        let mut cache = locked(&self.inner.cache);
+        if let Some(newest) = cache.newest.get(name) {
+            keep_newer_leaders(&mut topic, newest);
+        }
+        let topic = Arc::new(topic);
+        cache.newest.insert(name.to_owned(), topic.clone());
         if topic.partitions.iter().all(|p| p.leader.is_none()) {
             return Err(ClientError::refused(format!("topic {name}"), ErrorCode::LEADER_NOT_AVAILABLE));
         }
-        locked(&self.inner.cache).topics.insert(name.to_owned(), (topic.clone(), Instant::now()));
+        cache.topics.insert(name.to_owned(), (topic.clone(), Instant::now()));
         Ok(topic)
     }
 
@@ -496,6 +504,21 @@ fn read_topic(described: &MetadataResponseTopic) -> Result<Topic, ClientError> {
     Ok(Topic { name, id: described.topic_id, internal: described.is_internal, partitions })
 }
 
+/// A broker that is cut off from the others tells of leaders that are none any more: what is known of a later epoch of the same
+/// topic stands (KIP-320). Without topic ids or epochs (Kafka before 2.8) whatever came last counts.
+fn keep_newer_leaders(told: &mut Topic, known: &Topic) {
+    if told.id.is_nil() || told.id != known.id {
+        return;
+    }
+    for partition in &mut told.partitions {
+        if let Some(known) = known.partition(partition.index)
+            && (0..known.leader_epoch).contains(&partition.leader_epoch)
+        {
+            *partition = known.clone();
+        }
+    }
+}
+
 /// `host:port`, with brackets around an IPv6 address.
 pub(crate) fn join_address(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
@@ -525,6 +548,37 @@ fn with_port(address: &str) -> Result<String, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_older_leader_epoch_tells_nothing() {
+        let topic = |id: u128, epochs: [i32; 2]| Topic {
+            name: "t".to_owned(),
+            id: uuid::Uuid::from_u128(id),
+            internal: false,
+            partitions: epochs
+                .iter()
+                .zip(0..)
+                .map(|(epoch, index)| Partition {
+                    index,
+                    leader: Some(*epoch),
+                    leader_epoch: *epoch,
+                    replicas: vec![],
+                    in_sync: vec![],
+                    offline: vec![],
+                })
+                .collect(),
+        };
+        let merged = |told: &Topic, known: &Topic| {
+            let mut told = told.clone();
+            keep_newer_leaders(&mut told, known);
+            told
+        };
+        let known = topic(7, [3, 3]);
+        assert_eq!(merged(&topic(7, [2, 4]), &known), topic(7, [3, 4]));
+        assert_eq!(merged(&topic(7, [3, -1]), &known), topic(7, [3, -1]), "no epoch, no order");
+        assert_eq!(merged(&topic(8, [0, 0]), &known), topic(8, [0, 0]), "created anew");
+        assert_eq!(merged(&topic(0, [0, 0]), &topic(0, [3, 3])), topic(0, [0, 0]), "no ids, no sameness");
+    }
 
     #[test]
     fn addresses_get_the_port_that_is_missing() {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
@@ -439,8 +439,13 @@ async fn fetch_refuses_what_kafka_refuses() {
     let mut fenced = wait(fetch_request(12, topic, &[(0, 1)]));
     fenced.topics[0].partitions[0].current_leader_epoch = 1000;
     assert_eq!(code(&bench.call(12, &fenced).await), ResponseError::UnknownLeaderEpoch);
+    // Followers fetch within sessions and by topic ids; broker 77 holds no replica.
     let follower = wait(fetch_request(12, topic, &[(0, 0)])).with_replica_id(BrokerId(77));
-    assert_eq!(code(&bench.call(12, &follower).await), ResponseError::NotLeaderOrFollower);
+    let response = bench.call(12, &follower).await;
+    assert_eq!(response.error_code, ResponseError::UnsupportedVersion.code());
+    let state = ReplicaState::default().with_replica_id(BrokerId(77)).with_replica_epoch(1);
+    let follower = wait(fetch_request(17, topic, &[(0, 0)])).with_replica_state(state).with_session_epoch(0);
+    assert_eq!(code(&bench.call(17, &follower).await), ResponseError::NotLeaderOrFollower);
     let epoch = bench.node.broker().replicas.get("topic", 0).unwrap().leader_epoch().unwrap().0;
     let mut diverged = wait(fetch_request(12, topic, &[(0, 1)]));
     diverged.topics[0].partitions[0].last_fetched_epoch = epoch;

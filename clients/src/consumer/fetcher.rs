@@ -203,10 +203,14 @@ impl Fetcher {
     fn request(&self, asked: &BTreeMap<TopicPartition, i64>) -> FetchRequest {
         let mut topics: BTreeMap<&str, Vec<FetchPartition>> = BTreeMap::new();
         for ((topic, partition), offset) in asked {
+            // A broker that leads in an older epoch only refuses then, instead of answering from its past.
+            let described = self.cluster.cached_topic(topic);
+            let leader_epoch =
+                described.and_then(|topic| topic.partition(*partition).map(|p| p.leader_epoch));
             topics.entry(topic).or_default().push(
                 FetchPartition::default()
                     .with_partition(*partition)
-                    .with_current_leader_epoch(-1)
+                    .with_current_leader_epoch(leader_epoch.unwrap_or(-1))
                     .with_fetch_offset(*offset)
                     .with_log_start_offset(-1)
                     .with_partition_max_bytes(self.config.partition_bytes_max),
