@@ -16,7 +16,7 @@ BEGIN = @echo "== $@ at $$(date +%T)"
 .PHONY: sim sim-short sim-build
 .NOTPARALLEL:
 
-test: setup fmt clippy unit power-cut-short crash-short cluster-short stock
+test: setup fmt clippy unit power-cut-short crash-short cluster-short stock sim-short
 
 # What the tests drive Ottla with: see the head of the script.
 setup:
@@ -136,9 +136,9 @@ sim: sim-build
 	$(BEGIN)
 	$(SIM) --seeds $(or $(SEEDS),100) --from $(or $(SIM_FROM),1) $(SIM_ARGS)
 
-# The checkers' own tests, the same seed twice, and a minute or so of seeds.
+# Its part of `make test`: the checkers' own tests, the same seed twice, and a few seeds.
 sim-short: sim-build
 	$(BEGIN)
 	cd tests/sim && $(CARGO) test --profile sim
 	$(SIM) same --seeds 1
-	$(SIM) --seeds $(or $(SEEDS),24) $(SIM_ARGS)
+	$(SIM) --seeds $(or $(SEEDS),8) $(SIM_ARGS)
