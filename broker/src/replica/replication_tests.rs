@@ -291,6 +291,11 @@ impl Cluster {
         loop {
             let partition = self.partition();
             if partition.isr.iter().map(|id| id.0).collect::<HashSet<i32>>() == expected {
+                // The leader reckons with it a moment after the image has it.
+                let offset = self.node.broker().metadata.image().last_offset;
+                for member in self.brokers.values() {
+                    assert!(member.broker.replicas.await_applied(offset, LIMIT).await);
+                }
                 return;
             }
             if Instant::now() > deadline {
