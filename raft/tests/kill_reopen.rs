@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -22,9 +22,10 @@ fn writer() -> PathBuf {
     writer
 }
 
-fn wait_for_promise(file: &Path) {
+/// Returns early if the writer ended, which its caller notices.
+fn wait_for_promise(file: &Path, writer: &mut Child) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while std::fs::metadata(file).unwrap().len() == 0 {
+    while std::fs::metadata(file).unwrap().len() == 0 && writer.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the writer has acknowledged nothing in 30 seconds");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -47,7 +48,7 @@ fn run(kind: &str, kills: u64) {
             .unwrap();
         // Some kills hit the opening of the store, most the writing.
         if kill % 5 != 0 {
-            wait_for_promise(&promises);
+            wait_for_promise(&promises, &mut process);
         }
         // Not a wait for a condition: the moment of the kill is what is random here.
         std::thread::sleep(Duration::from_millis(random.random_range(0..60)));
