@@ -93,7 +93,7 @@ def read(broker, count: int, start: int = OFFSET_BEGINNING, topic: str = TOPIC) 
 
 @pytest.mark.parametrize("key, value", [
     ("node.id", "one"), ("log.segment.bytes", "-1"), ("num.partitions", "0"), ("ottla.durability", "maybe"),
-    ("listeners", "nonsense"), ("process.roles", "broker"),
+    ("listeners", "nonsense"), ("process.roles", "observer"),
 ])
 def test_a_bad_value_is_named(make_broker, key, value):
     broker = make_broker({key: value})
