@@ -114,7 +114,7 @@ pub async fn run(
             // Reading goes on while answers are awaited: the next requests are there when they may start, and a client
             // that went away is noticed, which drops its waiting fetch.
             read = task.stream.readable(), if !stopping && task.wants_more() => {
-                if read.is_err() || !task.read()? {
+                if read.is_err() || !task.read() {
                     return Ok(());
                 }
                 active = Instant::now();
@@ -242,16 +242,9 @@ impl Task {
     }
 
     /// Reads what is there; false when the client has closed the connection.
-    fn read(&mut self) -> Result<bool, Close> {
-        match self.stream.try_read_buf(self.frames.room()) {
-            Ok(0) => Ok(false),
-            Ok(bytes) => {
-                self.frames.on_read(bytes);
-                self.metrics.bytes_in.inc_by(bytes as u64);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            Err(_) => Ok(false),
-        }
+    fn read(&mut self) -> bool {
+        let read = self.frames.read_from(&self.stream);
+        self.metrics.bytes_in.inc_by(read.unwrap_or(0) as u64);
+        read.is_some()
     }
 }

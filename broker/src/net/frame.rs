@@ -1,10 +1,13 @@
 //! Frames on the way in: a 4-byte length, then a request header and body. Each frame becomes one `Bytes` of its own
 //! size, so that the records of a produce request are a slice of what the socket delivered.
 
+use std::io;
+
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::StrBytes;
 
+use super::socket::Stream;
 use super::{Purpose, peers};
 use crate::api::Close;
 use crate::api::table::{self, Row};
@@ -71,6 +74,20 @@ impl FrameReader {
             purpose,
             read_ahead: READ_AHEAD_BYTES_MIN,
             client_id: None,
+        }
+    }
+
+    /// Reads what the socket has; how much that is, or `None` at the end of the stream, also when it broke: nothing comes any
+    /// more either way.
+    pub fn read_from(&mut self, stream: &Stream) -> Option<usize> {
+        match stream.try_read_buf(self.room()) {
+            Ok(0) => None,
+            Ok(bytes) => {
+                self.on_read(bytes);
+                Some(bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
+            Err(_) => None,
         }
     }
 

@@ -4,7 +4,6 @@
 //! up; clients that come through the same listener wait. A node that stops answers what its clients have begun, and its peers to the
 //! last.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -260,14 +259,8 @@ async fn serve_whoever(
             () = &mut patience => return Ok(()),
             _ = broker.changed(), if caller == Some(Caller::Client) => {}
             read = stream.readable(), if frames.buffered() < WAITING_BYTES_MAX => {
-                if read.is_err() {
+                if read.is_err() || frames.read_from(&stream).is_none() {
                     return Ok(());
-                }
-                match stream.try_read_buf(frames.room()) {
-                    Ok(0) => return Ok(()),
-                    Ok(bytes) => frames.on_read(bytes),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Ok(()),
                 }
             }
         }

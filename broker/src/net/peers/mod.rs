@@ -6,7 +6,7 @@
 //! says whether a peer or a client is on the other side; it stays so.
 //!
 //! Answers may overtake each other: a request that waits for the quorum does not hold up the heartbeats behind it. Everything a
-//! peer could grow is bounded: the frame, the requests under way, what waits to be written. When a bound is reached the socket
+//! peer could grow is bounded: the frame, the requests under way and their bytes, what waits to be written. When a bound is reached the socket
 //! is no longer read, or the caller waits within its own limit.
 
 mod link;

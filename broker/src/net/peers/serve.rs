@@ -2,7 +2,6 @@
 //! as soon as it is there.
 
 use std::future::Future;
-use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,6 +21,8 @@ use crate::net::writer::Outbox;
 
 /// Requests of one peer under way; more wait in its socket.
 const IN_FLIGHT_MAX: usize = 256;
+/// Bytes of these requests from which on no more are taken; so at most this and one message more are held.
+const IN_FLIGHT_BYTES_MAX: usize = PEER_MESSAGE_BYTES_MAX;
 /// Answers that wait for the socket before more are collected.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
 const TICK: Duration = Duration::from_secs(5);
@@ -40,15 +41,18 @@ where
 {
     let mut outbox = Outbox::default();
     let mut in_flight = FuturesUnordered::new();
+    let mut in_flight_bytes = 0;
     let mut active = Instant::now();
     let tick = tokio::time::sleep(TICK);
     tokio::pin!(tick);
     loop {
-        while in_flight.len() < IN_FLIGHT_MAX {
+        while has_room(in_flight.len(), in_flight_bytes) {
             match frames.take()? {
                 Taken::Peer { correlation_id, message } => {
+                    let bytes = message.len();
+                    in_flight_bytes += bytes;
                     let answer = handle(message);
-                    in_flight.push(async move { (correlation_id, answer.await) });
+                    in_flight.push(async move { (correlation_id, bytes, answer.await) });
                 }
                 Taken::Incomplete => break,
                 Taken::Request(_) | Taken::UnsupportedApiVersions { .. } => {
@@ -57,7 +61,8 @@ where
             }
         }
         while outbox.bytes() < OUTBOX_BYTES_MAX && !in_flight.is_empty() {
-            let Poll::Ready(Some((id, answer))) = futures::poll!(in_flight.next()) else { break };
+            let Poll::Ready(Some((id, bytes, answer))) = futures::poll!(in_flight.next()) else { break };
+            in_flight_bytes -= bytes;
             push(&mut outbox, id, answer);
         }
         tokio::select! {
@@ -69,18 +74,13 @@ where
                 }
                 active = Instant::now();
             }
-            Some((id, answer)) = in_flight.next(), if !in_flight.is_empty() && outbox.bytes() < OUTBOX_BYTES_MAX => {
+            Some((id, bytes, answer)) = in_flight.next(), if !in_flight.is_empty() && outbox.bytes() < OUTBOX_BYTES_MAX => {
+                in_flight_bytes -= bytes;
                 push(&mut outbox, id, answer);
             }
-            read = stream.readable(), if in_flight.len() < IN_FLIGHT_MAX => {
-                if read.is_err() {
+            read = stream.readable(), if has_room(in_flight.len(), in_flight_bytes) => {
+                if read.is_err() || frames.read_from(&stream).is_none() {
                     return Ok(());
-                }
-                match stream.try_read_buf(frames.room()) {
-                    Ok(0) => return Ok(()),
-                    Ok(bytes) => frames.on_read(bytes),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Ok(()),
                 }
                 active = Instant::now();
             }
@@ -96,6 +96,10 @@ where
             }
         }
     }
+}
+
+fn has_room(requests: usize, bytes: usize) -> bool {
+    requests < IN_FLIGHT_MAX && bytes < IN_FLIGHT_BYTES_MAX
 }
 
 fn push(outbox: &mut Outbox, correlation_id: i32, answer: Result<Bytes, PeerRefused>) {

@@ -17,10 +17,12 @@ use crate::net::{Purpose, socket};
 const PEERS: Purpose = Purpose { role: ListenerRole::Controller, serves_peers: true };
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Answers with what it was sent; `refuse` is refused, `hold` waits for a permit of `held`.
+/// Answers with what it was sent; `refuse` is refused, what begins with `hold` waits for a permit of `held`.
 struct Echo {
     address: SocketAddr,
     held: Arc<Semaphore>,
+    /// How many came to wait.
+    holds: watch::Sender<usize>,
     connections: Arc<AtomicUsize>,
     phase: watch::Sender<Phase>,
     accepting: tokio::task::JoinHandle<()>,
@@ -31,21 +33,25 @@ impl Echo {
         let listener = socket::Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 50).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (held, connections) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
-        let phase = watch::Sender::new(Phase::Serving);
+        let (phase, holds) = (watch::Sender::new(Phase::Serving), watch::Sender::new(0));
+        let came = holds.clone();
         let (permits, count, phases) = (held.clone(), connections.clone(), phase.clone());
         let accepting = tokio::spawn(async move {
             let mut serving = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
-                let (permits, phase) = (permits.clone(), phases.subscribe());
+                let (permits, came, phase) = (permits.clone(), came.clone(), phases.subscribe());
                 serving.spawn(async move {
                     let handle = |message: Bytes| {
-                        let permits = permits.clone();
+                        let (permits, came) = (permits.clone(), came.clone());
                         async move {
                             match &message[..] {
                                 b"refuse" => return Err(PeerRefused("another cluster".into())),
-                                b"hold" => permits.acquire().await.unwrap().forget(),
+                                message if message.starts_with(b"hold") => {
+                                    came.send_modify(|count| *count += 1);
+                                    permits.acquire().await.unwrap().forget();
+                                }
                                 _ => {}
                             }
                             Ok(message)
@@ -56,7 +62,7 @@ impl Echo {
                 });
             }
         });
-        Echo { address, held, connections, phase, accepting }
+        Echo { address, held, holds, connections, phase, accepting }
     }
 
     /// As a process that dies: its connections and its port are gone.
@@ -110,6 +116,28 @@ async fn an_answer_that_takes_long_does_not_hold_up_others() {
         assert_eq!(held.await.unwrap().unwrap(), "hold");
     }
     assert_eq!(echo.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_much_is_no_longer_read() {
+    let echo = Echo::start(0).await;
+    let peers = Arc::new(Peers::new());
+    let large = Bytes::from([&b"hold"[..], &vec![7; PEER_MESSAGE_BYTES_MAX / 2]].concat());
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let (peers, address, message) = (peers.clone(), echo.address.to_string(), large.clone());
+            tokio::spawn(async move { peers.call(&address, Lane::Submit, message, LIMIT).await })
+        })
+        .collect();
+    echo.holds.subscribe().wait_for(|count| *count == 2).await.unwrap();
+    let limit = Duration::from_millis(100);
+    let behind = peers.call(&echo.address.to_string(), Lane::Submit, Bytes::from_static(b"a"), limit).await;
+    assert_eq!(behind, Err(TransportError::TimedOut(limit)));
+    echo.held.add_permits(2);
+    for held in held {
+        assert_eq!(held.await.unwrap().unwrap().len(), large.len());
+    }
+    assert_eq!(call(&peers, &echo, b"a").await.unwrap(), "a", "and then it is read on");
 }
 
 #[tokio::test]
