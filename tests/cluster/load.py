@@ -79,12 +79,12 @@ def check_records(told: Acknowledged, records: dict[int, list[tuple[int, bytes]]
     return checked
 
 
-def produce(bootstrap: str, topic: str, records: int, first: int = 0, partition: int = 0, **config) -> None:
+def produce(bootstrap: str, topic: str, records: int, first: int = 0, partition: int = 0, value: bytes | None = None, **config) -> None:
     """So many records, all acknowledged."""
     errors = []
     producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", **config}, logger=quiet)
     for number in range(first, first + records):
-        producer.produce(topic, value_of(number), partition=partition,
+        producer.produce(topic, value or value_of(number), partition=partition,
                          on_delivery=lambda error, _: errors.append(error) if error else None)
     assert producer.flush(30) == 0 and not errors, errors[:3]
 

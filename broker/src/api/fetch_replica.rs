@@ -7,6 +7,10 @@
 //! A fetch costs what it names and what moved; see `replica::follower_sessions`. Records are answered at once. A high watermark
 //! that moved waits [`HIGH_WATERMARK_LINGER`] for records to go with: under load it always does, and costs nothing.
 //!
+//! Throttled partitions (`leader.replication.throttled.replicas`) of followers that are not in sync give no more records than the
+//! leader's quota has room for; the rest is looked at when there is room again. What goes of them to followers in sync counts,
+//! but is not held back.
+//!
 //! Different from Kafka: a fetch without a session, or by topic names (before version 13), is refused with
 //! UNSUPPORTED_VERSION: only brokers of a cluster follow, and those of this one have both. OFFSET_OUT_OF_RANGE tells the log start,
 //! for which Kafka's followers ask by ListOffsets.
@@ -27,6 +31,7 @@ use super::{Close, Part, Reply, RequestContext, Started, table};
 use crate::error_map;
 use crate::replica::follower_sessions::{FollowerId, FollowerSession, FollowerWants, Slot, Woken};
 use crate::replica::in_sync::FollowerFetch;
+use crate::replica::quota::{Quota, Room};
 use crate::replica::sessions::TopicKey;
 use crate::replica::{Isolation, ReadBound, ReadError, ReadRequest, Served};
 
@@ -133,9 +138,11 @@ async fn handle(
             deadline = deadline.min(Instant::now() + HIGH_WATERMARK_LINGER);
             session.defer_high_watermarks();
         }
-        match tokio::time::timeout_at(deadline, session.woken(epoch)).await {
+        let until = look.has_room_at().map_or(deadline, |at| at.min(deadline));
+        match tokio::time::timeout_at(until, session.woken(epoch)).await {
             Ok(Woken::Records | Woken::OnlyHighWatermarks) => {}
             Ok(Woken::Superseded) => break,
+            Err(_) if until < deadline => {}
             Err(_) => {
                 // What was deferred goes with this answer.
                 look.at_news();
@@ -173,18 +180,65 @@ impl<'a> Look<'a> {
         self.is_urgent || (self.bytes > 0 && self.bytes >= self.limits.bytes_min)
     }
 
+    fn quota(&self) -> &'a Quota {
+        &self.cx.broker.replicas.quotas().leader
+    }
+
+    /// When what is held back may go; `None` if nothing is.
+    fn has_room_at(&self) -> Option<Instant> {
+        if !self.session.holds_back() {
+            return None;
+        }
+        let now = Instant::now();
+        match self.quota().room(now) {
+            Room::NoneUntil(at) => Some(at),
+            Room::Bytes(_) | Room::Unlimited => Some(now),
+        }
+    }
+
+    /// How much of a partition the leader's quota allows; `None`: it does not limit this one.
+    fn room_for(&self, slot: &Slot) -> Option<usize> {
+        let replica = slot.replica.as_ref().filter(|replica| replica.is_throttled_as_leader())?;
+        if replica.has_in_sync(self.session.follower.broker) {
+            return None;
+        }
+        match self.quota().room(Instant::now()) {
+            Room::Unlimited => None,
+            Room::Bytes(bytes) => Some(bytes),
+            Room::NoneUntil(_) => Some(0),
+        }
+    }
+
     fn at_news(&mut self) {
+        if self.has_room_at().is_some_and(|at| at <= Instant::now()) {
+            self.session.release_held_back();
+        }
+        let is_limited = self.quota().is_limited();
         for (index, slot) in self.session.take_news(self.epoch) {
             let before = self.found.get(&index).map_or(0, |(_, found)| found.bytes());
             let bytes_left = self.limits.bytes_max.saturating_sub(self.bytes - before);
-            let found = self.read(&slot, bytes_left);
+            let counts =
+                is_limited && slot.replica.as_ref().is_some_and(|replica| replica.is_throttled_as_leader());
+            if counts {
+                // It is read anew, so what it took before is free again.
+                self.quota().give_back(before, Instant::now());
+            }
+            let room = if counts { self.room_for(&slot) } else { None };
+            let found = self.read(&slot, bytes_left.min(room.unwrap_or(usize::MAX)));
+            if counts {
+                self.quota().spend(found.bytes(), Instant::now());
+            }
             if let Found::Read(read) = &found
                 && read.diverging.is_none()
                 && read.slice.is_none()
             {
-                if bytes_left == 0 && self.may_have_more(&slot) {
-                    // Counted now, served with the next request.
-                    self.session.put_back(index);
+                if self.may_have_more(&slot) {
+                    if room == Some(0) {
+                        self.session.hold_back(index);
+                    } else if bytes_left == 0 {
+                        // Counted now, served with the next request.
+                        self.session.put_back(index);
+                    }
                 }
                 if before == 0 && answer(&found).told == slot.told {
                     self.found.remove(&index);

@@ -17,7 +17,7 @@ use ottla_storage::log::{CleanupPolicy, LogConfig};
 
 use super::table::{self, Key, Scope, Unit, Value};
 use super::{DynamicConfig, NodeConfig};
-use crate::replica::{Durability, TopicSettings};
+use crate::replica::{Durability, Throttled, TopicSettings};
 
 /// Where a value comes from, with DescribeConfigs' numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +124,11 @@ impl<'a> BrokerValues<'a> {
         self.integer(name).max(0) as usize
     }
 
+    /// `None` for no limit.
+    fn rate(&self, name: &str) -> Option<u64> {
+        u64::try_from(self.number(name)?).ok().filter(|rate| *rate < i64::MAX as u64)
+    }
+
     fn millis(&self, name: &str) -> Duration {
         Duration::from_millis(self.integer(name).max(0) as u64)
     }
@@ -178,6 +183,7 @@ fn chain_of(name: &str) -> Vec<&str> {
 pub struct TopicValues<'a> {
     own: Option<&'a Configs>,
     broker: BrokerValues<'a>,
+    local: i32,
 }
 
 impl<'a> TopicValues<'a> {
@@ -185,12 +191,13 @@ impl<'a> TopicValues<'a> {
         TopicValues {
             own: image.configs_of(&ConfigResource::topic(topic)),
             broker: BrokerValues::new(node, image),
+            local: node.node_id,
         }
     }
 
     /// A topic that does not exist yet, or whose configuration is about to change.
     pub fn with(node: &'a NodeConfig, image: &'a Image, own: &'a Configs) -> TopicValues<'a> {
-        TopicValues { own: Some(own), broker: BrokerValues::new(node, image) }
+        TopicValues { own: Some(own), broker: BrokerValues::new(node, image), local: node.node_id }
     }
 
     fn text(&self, key: &Key) -> Option<String> {
@@ -280,7 +287,23 @@ impl<'a> TopicValues<'a> {
             timestamp_after_ms_max: self.integer("message.timestamp.after.max.ms"),
             batch_bytes_max: batch_bytes_max as usize,
             min_in_sync: self.integer("min.insync.replicas").max(1) as usize,
+            throttled_as_leader: self.throttled("leader.replication.throttled.replicas"),
+            throttled_as_follower: self.throttled("follower.replication.throttled.replicas"),
         }
+    }
+
+    /// Of a list of `partition:broker`, the partitions of this broker.
+    fn throttled(&self, name: &str) -> Throttled {
+        let Some(Value::List(items)) = self.value(name) else { return Throttled::None };
+        if items.iter().any(|item| item == "*") {
+            return Throttled::All;
+        }
+        let here = items.iter().filter_map(|item| {
+            let (partition, broker) = item.split_once(':')?;
+            (broker.parse() == Ok(self.local)).then(|| partition.parse().ok())?
+        });
+        let partitions: Arc<[i32]> = here.collect();
+        if partitions.is_empty() { Throttled::None } else { Throttled::Partitions(partitions) }
     }
 
     /// The policy, and whether nothing is ever removed: Kafka allows an empty `cleanup.policy` for that.
@@ -322,6 +345,9 @@ impl DynamicConfig {
             cleaner_threads: values.size("log.cleaner.threads"),
             cleaner_backoff: values.millis("log.cleaner.backoff.ms"),
             recovery_threads_per_data_dir: values.size("num.recovery.threads.per.data.dir"),
+            leader_throttled_rate: values.rate("leader.replication.throttled.rate"),
+            follower_throttled_rate: values.rate("follower.replication.throttled.rate"),
+            alter_log_dirs_rate: values.rate("replica.alter.log.dirs.io.max.bytes.per.second"),
         }
     }
 }

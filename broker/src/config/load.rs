@@ -97,6 +97,8 @@ impl Loader {
                 lag_time_max: self.duration("replica.lag.time.max.ms"),
                 high_watermark_checkpoint_interval: self
                     .duration("replica.high.watermark.checkpoint.interval.ms"),
+                quota_window: self.quota_window("replication"),
+                alter_log_dirs_quota_window: self.quota_window("alter.log.dirs.replication"),
                 fetch: ReplicaFetchConfig {
                     partition_bytes_max: self.integer("replica.fetch.max.bytes") as i32,
                     response_bytes_max: self.integer("replica.fetch.response.max.bytes") as i32,
@@ -431,6 +433,12 @@ impl Loader {
 
     fn size_unless_negative(&self, key: &str) -> Option<usize> {
         usize::try_from(self.integer(key)).ok()
+    }
+
+    fn quota_window(&self, of: &str) -> QuotaWindow {
+        let number =
+            |name: &str| u32::try_from(self.integer(&format!("{of}.quota.window.{name}"))).unwrap_or(1);
+        QuotaWindow { count: number("num"), size: Duration::from_secs(number("size.seconds").into()) }
     }
 
     fn duration(&self, key: &str) -> Duration {

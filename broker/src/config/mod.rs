@@ -172,7 +172,18 @@ pub struct ReplicationConfig {
     pub lag_time_max: Duration,
     /// `replica.high.watermark.checkpoint.interval.ms`
     pub high_watermark_checkpoint_interval: Duration,
+    /// `replication.quota.window.*`
+    pub quota_window: QuotaWindow,
+    /// `alter.log.dirs.replication.quota.window.*`
+    pub alter_log_dirs_quota_window: QuotaWindow,
     pub fetch: ReplicaFetchConfig,
+}
+
+/// For how long a quota keeps what was not used: `count` windows of `size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaWindow {
+    pub count: u32,
+    pub size: Duration,
 }
 
 /// How this broker follows leaders.
@@ -255,6 +266,12 @@ pub struct DynamicConfig {
     pub cleaner_backoff: Duration,
     /// `num.recovery.threads.per.data.dir`
     pub recovery_threads_per_data_dir: usize,
+    /// `leader.replication.throttled.rate`, bytes per second; `None` at Kafka's default, the largest number.
+    pub leader_throttled_rate: Option<u64>,
+    /// `follower.replication.throttled.rate`, likewise.
+    pub follower_throttled_rate: Option<u64>,
+    /// `replica.alter.log.dirs.io.max.bytes.per.second`, likewise.
+    pub alter_log_dirs_rate: Option<u64>,
 }
 
 /// Everything that is wrong with a configuration, at once.

@@ -50,6 +50,8 @@ pub struct FetchPlan {
     to_name: Vec<Key>,
     to_forget: Vec<Key>,
     retries: BTreeSet<(Instant, Key)>,
+    /// Those that lack something that is committed, or may.
+    behind: BTreeSet<Key>,
     next_number: u64,
     /// Requests before this one belong to a session that is lost.
     session_since: u64,
@@ -69,6 +71,7 @@ impl FetchPlan {
         planned.leader_epoch = leader_epoch;
         planned.named_by = None;
         planned.failures = 0;
+        self.behind.insert(key);
         if let Some(at) = planned.retry_at.take() {
             self.retries.remove(&(at, key));
         }
@@ -77,6 +80,7 @@ impl FetchPlan {
 
     pub fn leave(&mut self, key: Key) {
         let Some(planned) = self.partitions.remove(&key) else { return };
+        self.behind.remove(&key);
         if planned.is_to_name {
             self.to_name.retain(|other| *other != key);
         }
@@ -206,6 +210,26 @@ impl FetchPlan {
         self.name(key);
     }
 
+    /// Whether it lacks something that the leader said is committed.
+    pub fn on_position(&mut self, key: Key, is_behind: bool) {
+        if is_behind && self.partitions.contains_key(&key) {
+            self.behind.insert(key);
+        } else {
+            self.behind.remove(&key);
+        }
+    }
+
+    /// Those that are behind, and that the leader may answer without being asked for them again.
+    pub fn behind_in_session(&self) -> Vec<Key> {
+        let is_in_session =
+            |key: &&Key| self.partitions.get(key).is_some_and(|planned| planned.is_in_session);
+        self.behind.iter().filter(is_in_session).copied().collect()
+    }
+
+    pub fn is_behind(&self, key: Key) -> bool {
+        self.behind.contains(&key)
+    }
+
     /// It is left alone for a while.
     pub fn on_failed(&mut self, key: Key, now: Instant, backoff_max: Duration) {
         let Some(planned) = self.partitions.get_mut(&key) else { return };
@@ -215,8 +239,15 @@ impl FetchPlan {
         let backoff =
             BACKOFF_MIN.saturating_mul(1 << planned.failures.min(10)).min(backoff_max.max(BACKOFF_MIN));
         planned.failures += 1;
+        self.hold_back(key, now + backoff);
+    }
+
+    /// It is not fetched before `at`.
+    pub fn hold_back(&mut self, key: Key, at: Instant) {
+        let Some(planned) = self.partitions.get_mut(&key).filter(|planned| planned.retry_at.is_none()) else {
+            return;
+        };
         planned.named_by = None;
-        let at = now + backoff;
         planned.retry_at = Some(at);
         self.retries.insert((at, key));
         if std::mem::take(&mut planned.is_in_session) {
@@ -312,6 +343,32 @@ mod tests {
         assert!(plan.is_idle());
         plan.follow(key(1), LeaderEpoch(4));
         assert!(!plan.is_idle(), "a new epoch does not wait");
+    }
+
+    #[test]
+    fn what_is_held_back_is_forgotten_until_its_time_and_has_not_failed() {
+        let now = Instant::now();
+        let later = now + Duration::from_millis(300);
+        let mut plan = FetchPlan::default();
+        plan.follow(key(0), EPOCH);
+        plan.follow(key(1), EPOCH);
+        assert!(plan.is_behind(key(0)) && plan.is_behind(key(1)), "not known yet");
+        assert_eq!(plan.behind_in_session(), []);
+        let first = request(&mut plan, now).1;
+        plan.on_answer(9);
+        plan.on_position(key(0), false);
+        assert_eq!(plan.behind_in_session(), [key(1)]);
+        plan.hold_back(key(1), later);
+        assert_eq!(plan.epoch_of_answer(key(1), first.number), None, "what is still on its way is not taken");
+        let (named, second) = request(&mut plan, now);
+        assert_eq!((named, second.forgotten), (vec![], vec![key(1)]));
+        assert_eq!(plan.next_retry(), Some(later));
+        assert_eq!(request(&mut plan, later).0, [1]);
+        plan.on_failed(key(1), later, BACKOFF_MAX);
+        assert_eq!(plan.next_retry(), Some(later + BACKOFF_MIN), "the first failure");
+        plan.leave(key(1));
+        plan.on_position(key(1), true);
+        assert!(!plan.is_behind(key(1)));
     }
 
     #[test]

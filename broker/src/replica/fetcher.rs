@@ -4,6 +4,9 @@
 //! A round: name what moved (`fetch_plan`), fetch, append everything that came, sync all touched logs at once, and fetch
 //! again, which tells the leader what is held now. Partitions that come while a fetch waits at the leader are asked for by a second
 //! request, which ends that wait.
+//!
+//! A throttled partition that is behind is held back while the follower's quota is used up: the leader's session forgets it, and
+//! the others are fetched as ever.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use super::fetch_plan::{FetchPlan, Key};
 use super::following::{Fetched, FollowError, FollowerPosition};
 use super::links::{Answer, LeaderLink, LeaderLinks};
 use super::partition::Replica;
+use super::quota::{Quotas, Room};
 use super::waiters::AckWait;
 use crate::config::ReplicaFetchConfig;
 
@@ -34,6 +38,8 @@ use crate::config::ReplicaFetchConfig;
 const IN_FLIGHT_MAX: usize = 2;
 /// Between attempts to reach a leader, doubling up to `replica.fetch.backoff.ms`.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// A partition that is held back is looked at again after this time at most: rate and list of throttled replicas can change.
+const HELD_BACK_MAX: Duration = Duration::from_millis(500);
 
 /// What all fetchers of a broker share.
 pub struct FetcherContext {
@@ -43,6 +49,7 @@ pub struct FetcherContext {
     pub config: ReplicaFetchConfig,
     pub inter_broker_listener: String,
     pub links: Arc<dyn LeaderLinks>,
+    pub quotas: Arc<Quotas>,
     /// Ids of the log directories, in the manager's order.
     pub directories: Vec<uuid::Uuid>,
 }
@@ -224,7 +231,7 @@ impl Fetcher {
                 _ => self.plan.may_overlap() && self.plan.is_urgent(),
             };
             if may_ask {
-                let (number, request) = self.request().await;
+                let (number, request) = self.request(in_flight.is_empty()).await;
                 match link.fetch(request).await {
                     Ok(answer) => in_flight.push_back((number, answer)),
                     Err(error) => return error,
@@ -255,15 +262,22 @@ impl Fetcher {
         }
     }
 
-    async fn request(&mut self) -> (u64, FetchRequest) {
+    /// `is_only`: no other request is on its way.
+    async fn request(&mut self, is_only: bool) -> (u64, FetchRequest) {
         let to_name = self.plan.take_to_name(Instant::now());
+        let (to_name, throttled_bytes_max) = self.throttle(to_name, is_only);
         let positions = self.positions(to_name).await;
         let named: Vec<Key> = positions.iter().map(|(key, ..)| *key).collect();
         let planned = self.plan.on_request(&named);
         let config = &self.context.config;
         let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
         for ((topic, partition), epoch, position) in positions {
-            let dir = self.replicas.get(&(topic, partition)).map_or(0, |replica| replica.dir);
+            let key = (topic, partition);
+            let dir = self.replicas.get(&key).map_or(0, |replica| replica.dir);
+            let bytes_max = match throttled_bytes_max {
+                Some(share) if self.is_throttled(key) => config.partition_bytes_max.min(share),
+                _ => config.partition_bytes_max,
+            };
             topics.entry(topic).or_default().push(
                 FetchPartition::default()
                     .with_partition(partition)
@@ -271,7 +285,7 @@ impl Fetcher {
                     .with_fetch_offset(position.end.0)
                     .with_last_fetched_epoch(position.last_epoch.0)
                     .with_log_start_offset(position.log_start.0)
-                    .with_partition_max_bytes(config.partition_bytes_max)
+                    .with_partition_max_bytes(bytes_max)
                     .with_replica_directory_id(
                         self.context.directories.get(dir).copied().unwrap_or_default(),
                     ),
@@ -310,6 +324,47 @@ impl Fetcher {
                     .collect(),
             );
         (planned.number, request)
+    }
+
+    /// Leaves out what the follower's quota does not allow now. Answers with the rest how much of each throttled partition may come,
+    /// if any is named.
+    fn throttle(
+        &mut self,
+        mut to_name: Vec<(Key, LeaderEpoch)>,
+        is_only: bool,
+    ) -> (Vec<(Key, LeaderEpoch)>, Option<i32>) {
+        let quota = &self.context.quotas.follower;
+        if !quota.is_limited() {
+            return (to_name, None);
+        }
+        let now = Instant::now();
+        let at = match quota.room(now) {
+            Room::Unlimited => return (to_name, None),
+            Room::Bytes(bytes) => {
+                let named = to_name.iter().filter(|(key, _)| self.is_throttled(*key)).count();
+                let share = (bytes / named.max(1)).max(1);
+                return (to_name, Some(i32::try_from(share).unwrap_or(i32::MAX)));
+            }
+            Room::NoneUntil(at) => at.min(now + HELD_BACK_MAX),
+        };
+        let (held_back, go_on): (Vec<_>, Vec<_>) =
+            to_name.drain(..).partition(|(key, _)| self.is_throttled(*key));
+        let mut held_back: Vec<Key> = held_back.into_iter().map(|(key, _)| key).collect();
+        if is_only {
+            // What the leader would answer without being asked again. A request that is on its way may be answered with it already.
+            let in_session = self.plan.behind_in_session();
+            held_back.extend(in_session.into_iter().filter(|key| self.is_throttled(*key)));
+        }
+        for key in held_back {
+            self.plan.hold_back(key, at);
+        }
+        (go_on, None)
+    }
+
+    /// As in Kafka, a follower that has all that is committed is not throttled: nobody shall wait for it in vain.
+    fn is_throttled(&self, key: Key) -> bool {
+        self.plan.is_behind(key)
+            && self.replicas.get(&key).is_some_and(|replica| replica.is_throttled_as_follower())
     }
 
     /// Where the logs stand. Those that have to be synced before they may say so are, all at once.
@@ -370,7 +425,11 @@ impl Fetcher {
         data: PartitionData,
         wait: &Arc<AckWait>,
     ) {
-        let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
+        let bytes = data.records.as_ref().map_or(0, bytes::Bytes::len);
+        let high_watermark = Offset(data.high_watermark);
+        if bytes > 0 && replica.is_throttled_as_follower() {
+            self.context.quotas.follower.spend(bytes, Instant::now());
+        }
         let log_start = Offset(data.log_start_offset);
         let taken = match ResponseError::try_from_code(data.error_code) {
             None if data.diverging_epoch.epoch >= 0 && data.diverging_epoch.end_offset >= 0 => {
@@ -378,17 +437,18 @@ impl Fetcher {
                     leader_epoch: LeaderEpoch(data.diverging_epoch.epoch),
                     end_offset: Offset(data.diverging_epoch.end_offset),
                 };
+                self.plan.on_position(key, true);
                 replica.truncate_to_leader(epoch, diverging).map(|_| true)
             }
             None => {
-                let fetched = Fetched {
-                    records: data.records.unwrap_or_default(),
-                    high_watermark: Offset(data.high_watermark),
-                    log_start,
-                };
-                replica.append_as_follower(epoch, fetched, wait).map(|_| has_records)
+                let fetched =
+                    Fetched { records: data.records.unwrap_or_default(), high_watermark, log_start };
+                let appended = replica.append_as_follower(epoch, fetched, wait);
+                self.plan.on_position(key, replica.end_offset() < high_watermark);
+                appended.map(|_| bytes > 0)
             }
             Some(ResponseError::OffsetOutOfRange) if log_start >= Offset(0) => {
+                self.plan.on_position(key, true);
                 replica.on_out_of_range(epoch, log_start).map(|()| true)
             }
             Some(error) => {

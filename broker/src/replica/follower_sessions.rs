@@ -84,18 +84,43 @@ struct News {
     has_high_watermarks: bool,
     /// The waiting fetch knows that high watermarks moved, and wants to hear of records only.
     defers: bool,
+    /// Not to be looked at before the leader's quota has room again; in this order then.
+    held_back: VecDeque<u32>,
+    is_held_back: Vec<bool>,
 }
 
 impl News {
     fn push(&mut self, index: u32) {
-        let at = index as usize;
-        if self.is_queued.len() <= at {
-            self.is_queued.resize(at + 1, false);
-        }
-        if !std::mem::replace(&mut self.is_queued[at], true) {
+        if !set(&mut self.is_queued, index) {
             self.queue.push_back(index);
         }
     }
+
+    fn hold_back(&mut self, index: u32) {
+        if !set(&mut self.is_held_back, index) {
+            self.held_back.push_back(index);
+        }
+    }
+
+    /// To the front: whoever the room goes to now comes last the next time, or the first would take it every time.
+    fn release(&mut self) {
+        let behind = std::mem::take(&mut self.queue);
+        self.is_queued.fill(false);
+        for index in std::mem::take(&mut self.held_back) {
+            self.is_held_back[index as usize] = false;
+            self.push(index);
+        }
+        behind.into_iter().for_each(|index| self.push(index));
+    }
+}
+
+/// Sets one of the flags and answers what it was.
+fn set(flags: &mut Vec<bool>, index: u32) -> bool {
+    let at = index as usize;
+    if flags.len() <= at {
+        flags.resize(at + 1, false);
+    }
+    std::mem::replace(&mut flags[at], true)
 }
 
 /// See the module's head.
@@ -246,6 +271,20 @@ impl FollowerSession {
     /// To be looked at by the next request: there was no room left in this answer.
     pub fn put_back(&self, index: u32) {
         self.news.lock().push(index);
+    }
+
+    /// There is more of a throttled partition than the leader's quota allows now.
+    pub fn hold_back(&self, index: u32) {
+        self.news.lock().hold_back(index);
+    }
+
+    pub fn holds_back(&self) -> bool {
+        !self.news.lock().held_back.is_empty()
+    }
+
+    /// The quota has room again: what was held back is looked at, before everything else.
+    pub fn release_held_back(&self) {
+        self.news.lock().release();
     }
 
     /// A partition was answered.
@@ -411,6 +450,28 @@ mod tests {
         assert_eq!(taken(&session, 2), [0; 0]);
         assert!(matches!(begin(session.id, 2, &[]), Err(SessionError::InvalidEpoch { .. })));
         assert!(matches!(begin(session.id + 1, 1, &[]), Err(SessionError::IdNotFound)));
+    }
+
+    #[test]
+    fn what_was_held_back_comes_first_when_it_is_released_and_in_its_order() {
+        let sessions = FollowerSessions::default();
+        let all = (0..4).map(wants).collect();
+        let session = sessions.begin(FOLLOWER, 0, 0, all, vec![], Instant::now(), |_, _| None).unwrap();
+        assert_eq!(taken(&session, 0), [0, 1, 2, 3]);
+        assert!(!session.holds_back());
+        for index in [2, 1, 2] {
+            session.hold_back(index);
+        }
+        session.put_back(3);
+        session.put_back(1);
+        session.on_news(0, FollowerNews::EndMoved);
+        session.release_held_back();
+        assert!(!session.holds_back());
+        assert_eq!(taken(&session, 0), [2, 1, 3, 0]);
+        session.hold_back(2);
+        session.put_back(2);
+        assert_eq!(taken(&session, 0), [2], "a movement is looked at, held back or not");
+        assert!(session.holds_back());
     }
 
     #[test]

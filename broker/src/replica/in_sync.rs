@@ -219,6 +219,11 @@ impl InSyncSet {
         self.epoch_start
     }
 
+    /// Whether the controller has another broker in the in-sync set.
+    pub fn is_member(&self, broker: BrokerId) -> bool {
+        self.membership.in_sync_others.contains(&broker)
+    }
+
     /// Members as the controller has them, this broker included.
     pub fn members_count(&self) -> usize {
         self.membership.in_sync_others.len() + 1

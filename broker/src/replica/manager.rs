@@ -35,6 +35,7 @@ use super::log_dirs::{Assignments, OnDirFailed, on_sync_failed};
 use super::maintenance::Maintenance;
 use super::partition::{Queues, Replica, TopicSettings, TopicSettingsOf};
 use super::producer_ids::ProducerIds;
+use super::quota::Quotas;
 use super::sessions::FetchSessions;
 use crate::clock;
 use crate::config::NodeConfig;
@@ -109,6 +110,7 @@ pub struct ReplicaManager {
     sessions: FetchSessions,
     follower_sessions: FollowerSessions,
     producer_ids: ProducerIds,
+    quotas: Arc<Quotas>,
     pub(super) fetchers: Fetchers,
     pub(super) on_fatal: OnFatal,
     pub(super) on_dir_failed: OnDirFailed,
@@ -186,6 +188,7 @@ impl ReplicaManager {
             dirs.push(Dir { log_dir, syncs, replicas, high_watermarks });
         }
         let slots = config.replication.fetch_session_slots_max;
+        let quotas = Arc::new(Quotas::new(&config));
         let fetchers = Fetchers::new(FetcherContext {
             local,
             metadata: metadata.clone(),
@@ -193,6 +196,7 @@ impl ReplicaManager {
             config: config.replication.fetch.clone(),
             inter_broker_listener: config.inter_broker_listener_name.clone(),
             links,
+            quotas: Arc::clone(&quotas),
             directories: dirs.iter().map(|dir| dir.log_dir.directory_id()).collect(),
         });
         let isr_changes = Arc::new(IsrChanges::default());
@@ -216,6 +220,7 @@ impl ReplicaManager {
             sessions: FetchSessions::new(slots),
             follower_sessions: FollowerSessions::default(),
             producer_ids: ProducerIds::default(),
+            quotas,
             fetchers,
             on_fatal,
             on_dir_failed,
@@ -377,6 +382,10 @@ impl ReplicaManager {
 
     pub fn producer_ids(&self) -> &ProducerIds {
         &self.producer_ids
+    }
+
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     pub fn metadata(&self) -> &Metadata {

@@ -8,13 +8,15 @@
 //!   all that came -> the next fetch, which says so to the leader.
 //! - `log_dirs`: directories that fail, and what they remember. [`waiters`]: who waits, and how they are woken.
 //!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
-//!   [`sessions`]: fetch sessions (KIP-227).
+//!   [`sessions`]: fetch sessions (KIP-227). [`quota`]: throttles of replication (KIP-73).
 //!
 //! Invariants: `log_start <= last_stable <= high_watermark <= end`; the high watermark never falls while the process lives;
 //! nobody is told that an offset is committed before the in-sync set holds it. Lock order: a replica's log before its
 //! waiters; no two logs at once; nothing waits for a disk sync while it holds a log.
 
 mod append;
+#[cfg(test)]
+mod cluster_for_tests;
 mod counters;
 mod directory;
 mod fetch_plan;
@@ -30,12 +32,15 @@ mod maintenance;
 mod manager;
 mod partition;
 mod producer_ids;
+pub mod quota;
 mod read;
 #[cfg(test)]
 mod replication_tests;
 pub mod sessions;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod throttle_tests;
 pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};
@@ -45,6 +50,7 @@ pub use in_sync::Durability;
 pub use manager::{LookupError, ReplicaManager, ReplicaOptions, StartError};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
 pub use producer_ids::ProducerIdError;
+pub use quota::Throttled;
 pub use read::{Isolation, Read, ReadBound, ReadError, ReadRequest, Served};
 
 /// Kafka's own topics: clients read them, only coordinators write them.

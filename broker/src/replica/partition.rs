@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::group_commit::{Fatal, SyncQueue};
 use super::in_sync::{Actions, Durability, InSyncSet, Membership};
 use super::isr_changes::IsrChanges;
+use super::quota::Throttled;
 use super::waiters::Waiters;
 use crate::clock;
 
@@ -38,6 +39,10 @@ pub struct TopicSettings {
     pub batch_bytes_max: usize,
     /// `min.insync.replicas`
     pub min_in_sync: usize,
+    /// `leader.replication.throttled.replicas`, of this broker.
+    pub throttled_as_leader: Throttled,
+    /// `follower.replication.throttled.replicas`, of this broker.
+    pub throttled_as_follower: Throttled,
 }
 
 impl TopicSettings {
@@ -207,6 +212,21 @@ impl Replica {
     /// Who waits for this replica.
     pub fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    /// Whether what this broker sends of it to followers counts for the leader's quota.
+    pub fn is_throttled_as_leader(&self) -> bool {
+        self.settings.load().throttled_as_leader.contains(self.partition)
+    }
+
+    /// Whether what this broker fetches of it counts for the follower's quota.
+    pub fn is_throttled_as_follower(&self) -> bool {
+        self.settings.load().throttled_as_follower.contains(self.partition)
+    }
+
+    /// Whether this broker leads, and the controller has `broker` in the in-sync set.
+    pub fn has_in_sync(&self, broker: BrokerId) -> bool {
+        self.state.lock().leader.as_ref().is_some_and(|leader| leader.in_sync.is_member(broker))
     }
 
     /// The settings in force; a change of the topic's configs swaps them.

@@ -34,6 +34,8 @@ fn settings(durability: Durability) -> TopicSettings {
         timestamp_after_ms_max: i64::MAX,
         batch_bytes_max: 1 << 20,
         min_in_sync: 1,
+        throttled_as_leader: Throttled::None,
+        throttled_as_follower: Throttled::None,
     }
 }
 
