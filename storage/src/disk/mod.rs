@@ -191,6 +191,14 @@ impl Disk {
         }
     }
 
+    /// As `rename`, but AlreadyExists when `to` is there, however many try at once.
+    pub fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match &self.inner.backend {
+            Backend::Real => real::rename_to_new(from, to),
+            Backend::Simulated(disk) => disk.rename_to_new(from, to),
+        }
+    }
+
     /// A file that is not there counts as removed.
     pub fn remove_file(&self, path: &Path) -> io::Result<()> {
         let removed = match &self.inner.backend {

@@ -305,6 +305,11 @@ impl SimulatedDisk {
         Ok(())
     }
 
+    pub(super) fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // Nobody comes in between: a simulation has one thread.
+        if self.exists(to)? { Err(io::ErrorKind::AlreadyExists.into()) } else { self.rename(from, to) }
+    }
+
     pub(super) fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         let (dir, name) = state.parent_of(path)?;

@@ -69,6 +69,12 @@ impl LeaderEpochs {
         });
     }
 
+    /// What is known of the log up to `end_offset`.
+    pub(crate) fn up_to(&self, end_offset: Offset) -> LeaderEpochs {
+        let known = self.entries.partition_point(|entry| entry.start_offset < end_offset);
+        LeaderEpochs { entries: self.entries[..known].to_vec(), version: 0 }
+    }
+
     fn change(&mut self, change: impl FnOnce(&mut Vec<EpochEntry>)) {
         let before = (self.entries.len(), self.entries.first().copied(), self.entries.last().copied());
         change(&mut self.entries);

@@ -2,8 +2,8 @@
 //!
 //! A `Log` is synchronous and has one owner (a replica, behind a mutex); what may take long comes out as a value that runs
 //! without that mutex: [`LogSlice`] (reads the payload), [`SyncWork`] (fsync), [`CompactionPlan`] (rewrite),
-//! [`DeletedSegments`] and [`DeletedLog`] (unlink). Concerns are in one file each: `append`, `roll`, `read`, `recover`,
-//! `truncate`, `retain`, `compact`, `sync`.
+//! [`DeletedSegments`] and [`DeletedLog`] (unlink), [`SealedSegment`] (makes an object of it). Concerns are in one file each: `append`, `roll`, `read`, `recover`,
+//! `truncate`, `retain`, `compact`, `sync`, `sealed`.
 //!
 //! Invariants
 //! - `recovery_point <= synced_end_offset <= end_offset`, and `log_start_offset <= end_offset`.
@@ -16,15 +16,16 @@ mod compact;
 pub mod config;
 pub mod errors;
 mod leader_epochs;
-mod offset_index;
+pub(crate) mod offset_index;
 mod producer_state;
 mod read;
 mod recover;
 mod retain;
 mod roll;
+mod sealed;
 mod segment;
 mod sync;
-mod time_index;
+pub(crate) mod time_index;
 mod transaction_index;
 mod truncate;
 
@@ -48,6 +49,7 @@ pub use config::{CleanupPolicy, LogConfig};
 pub use errors::{AppendError, ChangeError, CompactError, Offline, OpenError, ReadError};
 pub use read::{FirstBatch, LogSlice};
 pub use retain::{DeletedLog, DeletedSegments, DeletionReason};
+pub use sealed::{SealedError, SealedSegment};
 pub use sync::{SyncWork, Synced};
 
 /// What a log needs to be opened. [`crate::logdir::LogDir::open_log`] fills it in.

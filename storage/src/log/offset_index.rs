@@ -27,12 +27,12 @@ pub(crate) struct IndexEntry {
 }
 
 impl IndexEntry {
-    fn decode(bytes: &[u8]) -> IndexEntry {
+    pub(crate) fn decode(bytes: &[u8]) -> IndexEntry {
         let field = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         IndexEntry { offset_delta: field(0), position: field(4) }
     }
 
-    fn encode(self) -> [u8; ENTRY_LEN] {
+    pub(crate) fn encode(self) -> [u8; ENTRY_LEN] {
         let mut bytes = [0; ENTRY_LEN];
         bytes[..4].copy_from_slice(&self.offset_delta.to_be_bytes());
         bytes[4..].copy_from_slice(&self.position.to_be_bytes());

@@ -15,6 +15,7 @@ use ottla_batch::{
 
 use super::transaction_index::AbortedTxn;
 use super::{ActiveProducer, AppendError};
+use crate::fields::Fields;
 
 /// Kafka's clients have at most five requests in flight.
 pub(crate) const BATCHES_MAX: usize = 5;
@@ -338,7 +339,7 @@ impl ProducerState {
         let mut state = ProducerState::default();
         let rows = if planted!("snapshot-forgets-producers") { &[] } else { rows };
         for row in rows {
-            let mut fields = Fields(row.as_slice());
+            let mut fields = Fields::new(row.as_slice());
             let producer_id = ProducerId(i64::from_be_bytes(fields.take()));
             let epoch = ProducerEpoch(i16::from_be_bytes(fields.take()));
             let last_sequence = Sequence(i32::from_be_bytes(fields.take()));
@@ -370,20 +371,6 @@ pub(crate) enum LastRecord {
     Data { last_offset: Offset },
     /// A marker of this epoch: it is all that fences older ones.
     Marker { epoch: ProducerEpoch },
-}
-
-/// The fields of one row, front to back.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    /// Rows have a fixed length, which is the sum of what is taken.
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self.0.split_at(N);
-        self.0 = rest;
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(field);
-        bytes
-    }
 }
 
 fn check_sequence(header: &BatchHeader, last: Sequence, end_offset: Offset) -> Result<(), AppendError> {

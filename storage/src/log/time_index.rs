@@ -21,6 +21,24 @@ pub(crate) struct TimeEntry {
     pub offset: Offset,
 }
 
+impl TimeEntry {
+    pub(crate) fn decode(bytes: [u8; ENTRY_LEN], base_offset: Offset) -> TimeEntry {
+        let [t0, t1, t2, t3, t4, t5, t6, t7, o0, o1, o2, o3] = bytes;
+        let delta = i32::from_be_bytes([o0, o1, o2, o3]);
+        TimeEntry {
+            timestamp: TimestampMs(i64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7])),
+            offset: Offset(base_offset.0.saturating_add(i64::from(delta))),
+        }
+    }
+
+    pub(crate) fn encode(self, base_offset: Offset) -> [u8; ENTRY_LEN] {
+        let mut bytes = [0; ENTRY_LEN];
+        bytes[..8].copy_from_slice(&self.timestamp.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&((self.offset.0 - base_offset.0) as i32).to_be_bytes());
+        bytes
+    }
+}
+
 pub(crate) struct TimeIndex {
     file: FileHandle,
     base_offset: Offset,
@@ -118,16 +136,7 @@ impl TimeIndex {
     fn read_entry(&self, number: u32) -> io::Result<TimeEntry> {
         let mut bytes = [0; ENTRY_LEN];
         self.file.open()?.read_exact_at(&mut bytes, u64::from(number) * ENTRY_LEN as u64)?;
-        Ok(self.decode(bytes))
-    }
-
-    fn decode(&self, bytes: [u8; ENTRY_LEN]) -> TimeEntry {
-        let [t0, t1, t2, t3, t4, t5, t6, t7, o0, o1, o2, o3] = bytes;
-        let delta = i32::from_be_bytes([o0, o1, o2, o3]);
-        TimeEntry {
-            timestamp: TimestampMs(i64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7])),
-            offset: Offset(self.base_offset.0.saturating_add(i64::from(delta))),
-        }
+        Ok(TimeEntry::decode(bytes, self.base_offset))
     }
 
     fn written(&self, state: &mut State) -> io::Result<u32> {
@@ -169,7 +178,7 @@ impl TimeIndex {
             let page = &mut page[..(written - first).min(341) as usize * ENTRY_LEN];
             file.read_exact_at(page, u64::from(first) * ENTRY_LEN as u64)?;
             for bytes in page.as_chunks::<ENTRY_LEN>().0 {
-                let entry = self.decode(*bytes);
+                let entry = TimeEntry::decode(*bytes, self.base_offset);
                 let grows =
                     last.is_none_or(|last| entry.timestamp > last.timestamp && entry.offset >= last.offset);
                 if !grows || entry.offset < self.base_offset || entry.offset >= end_offset {
@@ -233,10 +242,7 @@ impl TimeIndex {
             return Ok(());
         }
         let mut bytes = Vec::with_capacity(state.pending.len() * ENTRY_LEN);
-        for entry in &state.pending {
-            bytes.extend_from_slice(&entry.timestamp.0.to_be_bytes());
-            bytes.extend_from_slice(&((entry.offset.0 - self.base_offset.0) as i32).to_be_bytes());
-        }
+        state.pending.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode(self.base_offset)));
         let file = self.file.open_or_create()?;
         if written == 0 {
             file.set_len(0)?;

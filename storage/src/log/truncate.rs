@@ -4,6 +4,7 @@
 //! durably, before anything is cut; new batches may then take the place of the old ones.
 
 use std::io;
+use std::path::Path;
 
 use ottla_batch::{EndTxnMarker, Offset, TimestampMs};
 
@@ -149,37 +150,53 @@ impl Log {
         from_snapshot: Offset,
         aborts_from: Option<Offset>,
     ) -> Result<(), ReadError> {
+        self.producers = self.replay_producers(from_snapshot, self.end_offset, aborts_from)?;
+        Ok(())
+    }
+
+    /// The same as of `upto`, where a batch begins.
+    pub(super) fn replay_producers(
+        &self,
+        from_snapshot: Offset,
+        upto: Offset,
+        aborts_from: Option<Offset>,
+    ) -> Result<ProducerState, ReadError> {
         let mut state = ProducerState::default();
         let mut loaded_to = self.segments[0].base_offset;
         for offset in self.snapshots.iter().rev().filter(|offset| **offset <= from_snapshot) {
             let path = self.dir.join(file_name(*offset, SNAPSHOT_SUFFIX));
-            let content = match self.disk.read(&path, SNAPSHOT_BYTES_MAX) {
-                Ok(content) => content,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(ReadError::Io { path, source }),
-            };
-            match ProducerState::decode_snapshot(&content) {
-                Some(found) => {
-                    state = found;
-                    loaded_to = *offset;
-                    break;
-                }
-                None => tracing::warn!(path = %path.display(), "an unusable producer snapshot is ignored"),
+            if let Some((_, found)) = self.read_snapshot(&path)? {
+                state = found;
+                loaded_to = *offset;
+                break;
             }
         }
-        if loaded_to < self.end_offset {
+        if loaded_to < upto {
             for segment in &self.segments[self.segment_index(loaded_to)..] {
                 let Some(start) = segment.locate_header(loaded_to.max(segment.base_offset))? else {
                     continue;
                 };
                 let mut scan = segment.files.scan(start.position, segment.size)?;
-                while let Some(batch) = scan.next()? {
+                while let Some(batch) = scan.next()?.filter(|batch| batch.header.base_offset < upto) {
                     self.replay_batch(&mut state, segment, &batch, aborts_from)?;
                 }
             }
         }
-        self.producers = state;
-        Ok(())
+        Ok(state)
+    }
+
+    /// The bytes of a snapshot and what they say; None when there is none that can be used.
+    pub(super) fn read_snapshot(&self, path: &Path) -> Result<Option<(Vec<u8>, ProducerState)>, ReadError> {
+        let content = match self.disk.read(path, SNAPSHOT_BYTES_MAX) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ReadError::Io { path: path.to_owned(), source }),
+        };
+        let Some(state) = ProducerState::decode_snapshot(&content) else {
+            tracing::warn!(path = %path.display(), "an unusable producer snapshot is ignored");
+            return Ok(None);
+        };
+        Ok(Some((content, state)))
     }
 
     fn replay_batch(

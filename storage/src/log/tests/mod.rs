@@ -7,4 +7,5 @@ mod golden;
 mod model;
 mod recover;
 mod retain;
+mod sealed;
 mod support;
