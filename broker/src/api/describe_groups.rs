@@ -5,6 +5,7 @@
 //!
 //! There is no authorizer: all operations on groups are allowed.
 
+use futures::future::try_join_all;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 use kafka_protocol::protocol::StrBytes;
@@ -21,16 +22,17 @@ pub async fn handle(
     request: DescribeGroupsRequest,
 ) -> Result<DescribeGroupsResponse, Close> {
     cx.broker.groups.await_loaded(request.groups.iter().map(|id| id.0.as_str())).await;
-    let mut response = DescribeGroupsResponse::default();
-    for group_id in &request.groups {
-        let result = cx.broker.groups.describe_group(&owned(&group_id.0)?);
+    // Side by side: each may have to wait for a proof that this broker still coordinates it.
+    let described = request.groups.iter().map(|group_id| async {
+        let result = cx.broker.groups.describe_group(&owned(&group_id.0)?).await;
         let mut described = describe(group_id, result, cx.api_version);
         if cx.api_version >= 3 && request.include_authorized_operations && described.error_code == 0 {
             described.authorized_operations = ALL_GROUP_OPERATIONS;
         }
-        response.groups.push(described);
-    }
-    Ok(response)
+        Ok(described)
+    });
+    let groups = try_join_all(described).await?;
+    Ok(DescribeGroupsResponse::default().with_groups(groups))
 }
 
 fn describe(

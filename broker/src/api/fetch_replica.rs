@@ -115,7 +115,7 @@ struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.session.end_turn(self.epoch);
+        self.session.end_turn(self.epoch, Instant::now());
     }
 }
 

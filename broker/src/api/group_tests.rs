@@ -201,16 +201,16 @@ async fn a_group_lives_through_its_apis_and_is_loaded_again() {
     again.become_leader(partition, ottla_batch::LeaderEpoch(leader_epoch));
     let mut loaded = Err(GroupError::CoordinatorLoadInProgress);
     for _ in 0..1_000 {
-        loaded = again.describe_group(&"g".into());
+        loaded = again.describe_group(&"g".into()).await;
         if loaded != Err(GroupError::CoordinatorLoadInProgress) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(loaded, broker.groups.describe_group(&"g".into()));
+    assert_eq!(loaded, broker.groups.describe_group(&"g".into()).await);
     assert_eq!(loaded.unwrap().members.len(), 1);
     let all = FetchOffsets { group_id: "g".into(), topics: None };
-    assert_eq!(again.fetch_offsets(&all), broker.groups.fetch_offsets(&all));
+    assert_eq!(again.fetch_offsets(&all).await, broker.groups.fetch_offsets(&all).await);
 
     let leave = LeaveGroupRequest::default().with_group_id(group()).with_member_id(member_id);
     assert_eq!(bench.call(2, &leave).await.error_code, 0);

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic};
 use kafka_protocol::messages::offset_fetch_response::{
@@ -29,13 +30,13 @@ pub async fn handle(cx: RequestContext, request: OffsetFetchRequest) -> Result<O
     if cx.api_version >= FIRST_BATCHED_VERSION {
         cx.broker.groups.await_loaded(request.groups.iter().map(|group| group.group_id.0.as_str())).await;
         let image = cx.broker.metadata.image();
-        for group in &request.groups {
-            response.groups.push(fetch_group(&cx, &image, group)?);
-        }
+        // Side by side: each may have to wait for a proof that this broker still coordinates it.
+        let groups = request.groups.iter().map(|group| fetch_group(&cx, &image, group));
+        response.groups = try_join_all(groups).await?;
         return Ok(response);
     }
     cx.broker.groups.await_loaded([request.group_id.0.as_str()]).await;
-    match fetch(&cx, &request.group_id, topics_by_name(request.topics.as_deref())?)? {
+    match fetch(&cx, &request.group_id, topics_by_name(request.topics.as_deref())?).await? {
         Ok(fetched) => {
             response.topics =
                 fetched.topics.into_iter().map(|(name, offsets)| old_topic(&name, offsets)).collect();
@@ -53,13 +54,13 @@ pub async fn handle(cx: RequestContext, request: OffsetFetchRequest) -> Result<O
 
 type Wanted = Option<Vec<(Arc<str>, Vec<i32>)>>;
 
-fn fetch(
+async fn fetch(
     cx: &RequestContext,
     group_id: &GroupId,
     topics: Wanted,
 ) -> Result<Result<FetchedOffsets, GroupError>, Close> {
     let request = FetchOffsets { group_id: owned(&group_id.0)?, topics };
-    Ok(cx.broker.groups.fetch_offsets(&request))
+    Ok(cx.broker.groups.fetch_offsets(&request).await)
 }
 
 // ---- one group, up to v7
@@ -101,7 +102,7 @@ fn refused_topics(topics: &[OffsetFetchRequestTopic], error_code: i16) -> Vec<Of
 
 // ---- several groups, from v8
 
-fn fetch_group(
+async fn fetch_group(
     cx: &RequestContext,
     image: &Image,
     group: &OffsetFetchRequestGroup,
@@ -127,7 +128,7 @@ fn fetch_group(
             Some(wanted)
         }
     };
-    let fetched = match fetch(cx, &group.group_id, wanted)? {
+    let fetched = match fetch(cx, &group.group_id, wanted).await? {
         Ok(fetched) => fetched,
         Err(error) => return Ok(response.with_error_code(error_map::group(error).code())),
     };

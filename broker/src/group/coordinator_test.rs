@@ -102,6 +102,10 @@ impl OffsetsLog for SharedLog {
         futures::future::ready(Ok(())).boxed()
     }
 
+    fn confirm_leader(&self, _: i32, _: LeaderEpoch) -> BoxFuture<'static, Result<(), ReadError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
     fn batch_bytes_max(&self) -> usize {
         4_096
     }
@@ -131,7 +135,7 @@ fn coordinator(log: &Arc<MemoryLog>) -> Arc<GroupCoordinator> {
 
 async fn until_active(groups: &Arc<GroupCoordinator>) {
     for _ in 0..1_000 {
-        if groups.list_groups().is_ok() && groups.fetch_offsets(&fetch("g")).is_ok() {
+        if groups.list_groups().is_ok() && groups.fetch_offsets(&fetch("g")).await.is_ok() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -150,8 +154,8 @@ pub(super) fn fetch(group_id: &str) -> FetchOffsets {
     FetchOffsets { group_id: group_id.into(), topics: Some(vec![("t".into(), vec![0])]) }
 }
 
-fn fetched(groups: &Arc<GroupCoordinator>, group_id: &str) -> i64 {
-    groups.fetch_offsets(&fetch(group_id)).unwrap().topics[0].1[0].offset
+async fn fetched(groups: &Arc<GroupCoordinator>, group_id: &str) -> i64 {
+    groups.fetch_offsets(&fetch(group_id)).await.unwrap().topics[0].1[0].offset
 }
 
 pub(super) fn commit(group_id: &str, offset: i64) -> CommitOffsets {
@@ -201,10 +205,10 @@ pub(super) fn drive_timers(groups: &Arc<GroupCoordinator>) -> tokio::task::JoinH
 async fn only_the_leader_of_the_partition_answers() {
     let log = Arc::new(MemoryLog::default());
     let groups = coordinator(&log);
-    assert_eq!(groups.fetch_offsets(&fetch("g")), Err(GroupError::NotCoordinator));
+    assert_eq!(groups.fetch_offsets(&fetch("g")).await, Err(GroupError::NotCoordinator));
     *log.is_unreadable.lock() = true;
     groups.become_leader(0, LeaderEpoch(3));
-    assert_eq!(groups.fetch_offsets(&fetch("g")), Err(GroupError::CoordinatorLoadInProgress));
+    assert_eq!(groups.fetch_offsets(&fetch("g")).await, Err(GroupError::CoordinatorLoadInProgress));
     assert_eq!(groups.list_groups(), Err(GroupError::CoordinatorLoadInProgress));
     *log.is_unreadable.lock() = false;
     until_active(&groups).await;
@@ -226,7 +230,7 @@ async fn requests_wait_a_little_for_a_partition_that_is_being_loaded() {
     groups.become_leader(0, LeaderEpoch(3));
     groups.await_loaded(["g", "h"]).await;
     assert_eq!(began.elapsed(), LOADED_WAIT_MAX, "one limit for all groups of a request");
-    assert_eq!(groups.fetch_offsets(&fetch("g")), Err(GroupError::CoordinatorLoadInProgress));
+    assert_eq!(groups.fetch_offsets(&fetch("g")).await, Err(GroupError::CoordinatorLoadInProgress));
 
     // Loaded within the time; and those who wait are let go when the leadership is lost.
     let waiting = tokio::spawn({
@@ -236,7 +240,7 @@ async fn requests_wait_a_little_for_a_partition_that_is_being_loaded() {
     tokio::task::yield_now().await;
     *log.is_unreadable.lock() = false;
     waiting.await.unwrap();
-    assert!(groups.fetch_offsets(&fetch("g")).is_ok());
+    assert!(groups.fetch_offsets(&fetch("g")).await.is_ok());
 
     *log.is_unreadable.lock() = true;
     groups.become_leader(0, LeaderEpoch(4));
@@ -260,7 +264,7 @@ async fn what_was_answered_is_there_after_a_restart() {
     }
     let again = leading(&log, 2).await;
     for group in 0..5 {
-        assert_eq!(fetched(&again, &format!("g{group}")), 45 + group);
+        assert_eq!(fetched(&again, &format!("g{group}")).await, 45 + group);
     }
 }
 
@@ -282,7 +286,7 @@ async fn commits_that_wait_share_the_next_append() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(fetched(&groups, "g"), -1, "nothing is seen before it is durable");
+    assert_eq!(fetched(&groups, "g").await, -1, "nothing is seen before it is durable");
     gate.notify_one();
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -292,7 +296,7 @@ async fn commits_that_wait_share_the_next_append() {
         assert_eq!(commit.await.unwrap(), Ok(()));
     }
     assert_eq!(log.batches(0).len(), 2, "the first alone, all that came meanwhile together");
-    assert_eq!(fetched(&groups, "g"), 19);
+    assert_eq!(fetched(&groups, "g").await, 19);
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +311,7 @@ async fn a_commit_that_takes_too_long_is_answered_in_time() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(fetched(&groups, "g"), 1, "it became durable later");
+    assert_eq!(fetched(&groups, "g").await, 1, "it became durable later");
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,7 +325,7 @@ async fn a_failed_append_refuses_its_commits_only() {
     ] {
         *log.fail_next.lock() = Some(failure);
         assert_eq!(groups.commit_offsets(&commit("g", 1)).await, Err(expected));
-        assert_eq!(fetched(&groups, "g"), -1);
+        assert_eq!(fetched(&groups, "g").await, -1);
     }
     assert!(groups.commit_offsets(&commit("g", 2)).await.is_ok());
 }
@@ -334,7 +338,7 @@ async fn an_append_in_a_lost_epoch_sends_everyone_away_and_reads_the_log_again()
     *log.fail_next.lock() = Some(AppendError::NotLeader);
     assert_eq!(groups.commit_offsets(&commit("g", 2)).await, Err(GroupError::NotCoordinator));
     until_active(&groups).await;
-    assert_eq!(fetched(&groups, "g"), 1);
+    assert_eq!(fetched(&groups, "g").await, 1);
     assert!(groups.commit_offsets(&commit("g", 3)).await.is_ok(), "a writer runs again");
 }
 
@@ -375,7 +379,7 @@ async fn a_deletion_takes_offsets_that_were_on_their_way_and_spans_batches() {
         assert_eq!(commit.await.unwrap(), Ok(()));
     }
     assert_eq!(deletion.await.unwrap(), Ok(()));
-    assert_eq!(fetched(&groups, "g"), -1);
+    assert_eq!(fetched(&groups, "g").await, -1);
     assert!(log.batches(0).iter().all(|batch| batch.len() <= 4_096));
     assert!(log.batches(0).len() > 3);
     let again = leading(&log, 2).await;
@@ -400,14 +404,14 @@ async fn a_group_forms_on_the_coordinators_own_timers() {
         assignments: vec![(joined.member_id.clone(), Bytes::from_static(b"all"))],
     };
     assert_eq!(groups.sync_group(sync).await.unwrap().assignment, "all");
-    assert_eq!(groups.describe_group(&"g".into()).unwrap().state, GroupState::Stable);
+    assert_eq!(groups.describe_group(&"g".into()).await.unwrap().state, GroupState::Stable);
 
     // Another broker takes over: the group goes on, until its member is silent for a session.
     let next = leading(&log, 2).await;
     let next_timers = drive_timers(&next);
-    assert_eq!(next.describe_group(&"g".into()), groups.describe_group(&"g".into()));
+    assert_eq!(next.describe_group(&"g".into()).await, groups.describe_group(&"g".into()).await);
     tokio::time::sleep(Duration::from_millis(10_100)).await;
-    assert_eq!(next.describe_group(&"g".into()).unwrap().state, GroupState::Empty);
+    assert_eq!(next.describe_group(&"g".into()).await.unwrap().state, GroupState::Empty);
     timers.abort();
     next_timers.abort();
 }
@@ -451,7 +455,7 @@ async fn records_that_cannot_be_read_are_left_out() {
     log.put(0, builder.build().unwrap());
     let groups = leading(&log, 1).await;
     groups.commit_offsets(&commit("g", 4)).await.unwrap();
-    assert_eq!(fetched(&leading(&log, 2).await, "g"), 4);
+    assert_eq!(fetched(&leading(&log, 2).await, "g").await, 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -461,9 +465,9 @@ async fn an_older_epoch_does_not_take_a_newer_ones_place() {
     groups.commit_offsets(&commit("g", 4)).await.unwrap();
     groups.become_leader(0, LeaderEpoch(4));
     groups.become_leader(0, LeaderEpoch(5));
-    assert_eq!(fetched(&groups, "g"), 4, "nothing is loaded again");
+    assert_eq!(fetched(&groups, "g").await, 4, "nothing is loaded again");
     groups.become_leader(0, LeaderEpoch(6));
-    assert_eq!(groups.fetch_offsets(&fetch("g")), Err(GroupError::CoordinatorLoadInProgress));
+    assert_eq!(groups.fetch_offsets(&fetch("g")).await, Err(GroupError::CoordinatorLoadInProgress));
     until_active(&groups).await;
-    assert_eq!(fetched(&groups, "g"), 4);
+    assert_eq!(fetched(&groups, "g").await, 4);
 }

@@ -171,6 +171,10 @@ impl OffsetsLog for Reached {
         .boxed()
     }
 
+    fn confirm_leader(&self, _: i32, leader_epoch: LeaderEpoch) -> BoxFuture<'static, Result<(), ReadError>> {
+        futures::future::ready(self.0.check(leader_epoch)).boxed()
+    }
+
     fn batch_bytes_max(&self) -> usize {
         4_096
     }
@@ -186,8 +190,8 @@ async fn settle() {
     }
 }
 
-fn committed_offset(groups: &Arc<GroupCoordinator>) -> Result<i64, GroupError> {
-    groups.fetch_offsets(&fetch("g")).map(|fetched| fetched.topics[0].1[0].offset)
+async fn committed_offset(groups: &Arc<GroupCoordinator>) -> Result<i64, GroupError> {
+    groups.fetch_offsets(&fetch("g")).await.map(|fetched| fetched.topics[0].1[0].offset)
 }
 
 fn start_commit(
@@ -217,9 +221,9 @@ async fn a_new_leader_answers_when_all_that_it_took_over_is_committed() {
     new.become_leader(0, epoch);
     old.become_follower(0);
     assert_eq!(second.await.unwrap(), Err(GroupError::NotCoordinator));
-    assert_eq!(committed_offset(&old), Err(GroupError::NotCoordinator));
+    assert_eq!(committed_offset(&old).await, Err(GroupError::NotCoordinator));
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(committed_offset(&new), Err(GroupError::CoordinatorLoadInProgress));
+    assert_eq!(committed_offset(&new).await, Err(GroupError::CoordinatorLoadInProgress));
     assert_eq!(
         new.commit_offsets(&commit("g", 3)).await,
         Err(GroupError::CoordinatorLoadInProgress),
@@ -227,7 +231,7 @@ async fn a_new_leader_answers_when_all_that_it_took_over_is_committed() {
     );
     log.replicate(1);
     settle().await;
-    assert_eq!(committed_offset(&new), Ok(2));
+    assert_eq!(committed_offset(&new).await, Ok(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,13 +245,13 @@ async fn a_leader_that_does_not_know_of_its_successor_acknowledges_nothing() {
     new.become_leader(0, log.elect(0));
     settle().await;
     assert_eq!(pending.await.unwrap(), Err(GroupError::NotCoordinator), "cut off with the old leader's log");
-    assert_eq!(committed_offset(&new), Ok(-1));
+    assert_eq!(committed_offset(&new).await, Ok(-1));
     // The old leader tries to read its partition again, which its lost epoch forbids for ever.
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(committed_offset(&old), Err(GroupError::CoordinatorLoadInProgress));
+    assert_eq!(committed_offset(&old).await, Err(GroupError::CoordinatorLoadInProgress));
     assert_eq!(start_commit(&old, 2).await.unwrap(), Err(GroupError::CoordinatorLoadInProgress));
     old.become_follower(0);
-    assert_eq!(committed_offset(&old), Err(GroupError::NotCoordinator));
+    assert_eq!(committed_offset(&old).await, Err(GroupError::NotCoordinator));
 }
 
 #[tokio::test(start_paused = true)]
@@ -273,7 +277,7 @@ async fn a_load_for_a_lost_epoch_never_wins() {
     first.become_leader(0, log.elect(0));
     log.replicate(1);
     settle().await;
-    assert_eq!(committed_offset(&first), Ok(9));
+    assert_eq!(committed_offset(&first).await, Ok(9));
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,7 +363,7 @@ async fn run(seed: u64, planted: Planted) -> Result<(), String> {
                 acknowledged = acknowledged.max(offset);
             }
         }
-        if let Ok(offset) = committed_offset(&brokers[leader]) {
+        if let Ok(offset) = committed_offset(&brokers[leader]).await {
             if offset < acknowledged {
                 return Err(format!("step {step}: {acknowledged} was acknowledged, {offset} is there"));
             }

@@ -208,7 +208,11 @@ impl GroupCoordinator {
         self.partitions_answer(asked).await
     }
 
-    pub fn fetch_offsets(self: &Arc<Self>, request: &FetchOffsets) -> Result<FetchedOffsets, GroupError> {
+    pub async fn fetch_offsets(
+        self: &Arc<Self>,
+        request: &FetchOffsets,
+    ) -> Result<FetchedOffsets, GroupError> {
+        self.confirm(&request.group_id).await?;
         self.step(&request.group_id, |core, _| core.machine.fetch(request))?
     }
 
@@ -235,7 +239,8 @@ impl GroupCoordinator {
         }
     }
 
-    pub fn describe_group(self: &Arc<Self>, group_id: &GroupId) -> Result<DescribedGroup, GroupError> {
+    pub async fn describe_group(self: &Arc<Self>, group_id: &GroupId) -> Result<DescribedGroup, GroupError> {
+        self.confirm(group_id).await?;
         self.step(group_id, |core, _| core.machine.describe(group_id))?
     }
 
@@ -254,6 +259,19 @@ impl GroupCoordinator {
             }
         }
         Ok(groups)
+    }
+
+    /// Makes certain that what is read of a group from here on is not older than this call: a coordinator that is cut off does not
+    /// know of the commits that another one takes. Heartbeats do without it, as they show nothing, and so do lists.
+    async fn confirm(&self, group_id: &str) -> Result<(), GroupError> {
+        let shard = self.shard(group_id)?;
+        let leader_epoch = {
+            let core = shard.core.lock();
+            core.check_active()?;
+            core.leader_epoch
+        };
+        let confirmed = self.log.confirm_leader(shard.partition, leader_epoch).await;
+        confirmed.map_err(|_| GroupError::NotCoordinator)
     }
 
     /// The partition of `__consumer_offsets` that holds a group.

@@ -32,6 +32,13 @@ pub trait OffsetsLog: Send + Sync + 'static {
         end: Offset,
     ) -> BoxFuture<'static, Result<(), ReadError>>;
 
+    /// Ready when it is certain that no other broker had begun to lead the partition when this was called.
+    fn confirm_leader(
+        &self,
+        partition: i32,
+        leader_epoch: LeaderEpoch,
+    ) -> BoxFuture<'static, Result<(), ReadError>>;
+
     /// The largest batch that the topic takes (`max.message.bytes`).
     fn batch_bytes_max(&self) -> usize;
 }

@@ -95,6 +95,22 @@ impl OffsetsLog for ReplicasLog {
         .boxed()
     }
 
+    fn confirm_leader(
+        &self,
+        partition: i32,
+        leader_epoch: LeaderEpoch,
+    ) -> BoxFuture<'static, Result<(), ReadError>> {
+        let Some(replica) = self.replica(partition) else {
+            return futures::future::ready(Err(ReadError::NotLeader)).boxed();
+        };
+        let replicas = Arc::clone(&self.replicas);
+        async move {
+            let confirmed = replicas.confirm_leader(&replica, leader_epoch).await;
+            confirmed.map_err(|_| ReadError::NotLeader)
+        }
+        .boxed()
+    }
+
     fn batch_bytes_max(&self) -> usize {
         self.replica(0).map_or(BATCH_BYTES_MAX_DEFAULT, |replica| replica.settings().batch_bytes_max)
     }

@@ -34,7 +34,8 @@ use super::quota::{Quotas, Room};
 use super::waiters::AckWait;
 use crate::config::ReplicaFetchConfig;
 
-/// Requests of one fetcher on their way: one that waits at the leader, and one that ends that wait.
+/// Requests of one fetcher on their way: one that waits at the leader, and one that ends that wait. Leaders rely on it: see
+/// `follower_sessions`, `followed_since`.
 const IN_FLIGHT_MAX: usize = 2;
 /// Between attempts to reach a leader, doubling up to `replica.fetch.backoff.ms`.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -224,6 +225,8 @@ impl Fetcher {
     async fn follow(&mut self, link: &dyn LeaderLink) -> ClientError {
         let mut in_flight: VecDeque<(u64, Answer)> = VecDeque::new();
         loop {
+            // ORDER: between an answer and the next request. A leader takes that request for the word that this broker has not
+            // begun to lead what it does not forget (`leadership`).
             self.take_orders();
             let may_ask = match in_flight.len() {
                 0 => !self.plan.is_idle() || self.plan.next_retry().is_some_and(|at| at <= Instant::now()),

@@ -71,6 +71,10 @@ struct State {
     newest: i32,
     /// Epoch of the last request that was answered, or given up.
     answered: i32,
+    /// When the last two answers were made, the newest first.
+    answered_at: [Option<Instant>; 2],
+    /// The follower heard an answer that was made then before it made its newest request.
+    heard_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +186,10 @@ impl FollowerSession {
         }
         state.next_epoch = next(epoch);
         state.newest = epoch;
+        // Two requests are under way at most: the answer to the one before this may still be on its way to the follower, but not
+        // the answer before that.
+        let heard = state.answered_at[usize::from(next(state.answered) == epoch)];
+        state.heard_at = state.heard_at.max(heard);
         for key in forgotten {
             let Some(index) = state.by_key.remove(&key) else { continue };
             let slot = state.slots[index as usize].take();
@@ -238,9 +246,21 @@ impl FollowerSession {
     }
 
     /// The answer of `epoch` is made, or its connection ended.
-    pub fn end_turn(&self, epoch: i32) {
-        self.state.lock().answered = epoch;
+    pub fn end_turn(&self, epoch: i32, now: Instant) {
+        let mut state = self.state.lock();
+        state.answered = epoch;
+        state.answered_at = [Some(now), state.answered_at[0]];
+        drop(state);
         self.turn.notify_waiters();
+    }
+
+    /// Whether the follower still followed the partition in this epoch at some time after `since`: before each request it looks
+    /// whom it follows, and its newest was made after it had heard an answer that is younger than `since`.
+    fn has_followed_since(&self, key: (TopicId, i32), leader_epoch: LeaderEpoch, since: Instant) -> bool {
+        let state = self.state.lock();
+        let slot = state.by_key.get(&key).and_then(|index| state.slots.get(*index as usize)?.as_ref());
+        state.heard_at.is_some_and(|heard| heard > since)
+            && slot.is_some_and(|slot| slot.wants.leader_epoch == leader_epoch)
     }
 
     fn is_superseded(&self, epoch: i32) -> bool {
@@ -341,6 +361,8 @@ pub struct FollowerSessions {
     next_id: AtomicI32,
     sessions: Mutex<HashMap<i32, (Arc<FollowerSession>, Instant)>>,
     contacts: Mutex<HashMap<BrokerId, Instant>>,
+    /// Tells those in `followed_since` of a request.
+    asked: tokio::sync::Notify,
 }
 
 impl FollowerSessions {
@@ -370,6 +392,7 @@ impl FollowerSessions {
             }
         };
         session.begin(epoch, wants, forgotten, look_up)?;
+        self.asked.notify_waiters();
         Ok(session)
     }
 
@@ -403,6 +426,34 @@ impl FollowerSessions {
         session
     }
 
+    /// Resolves when each of these brokers is known to have followed the partition in this epoch after `since`.
+    pub async fn followed_since(
+        &self,
+        followers: &[BrokerId],
+        key: (TopicId, i32),
+        leader_epoch: LeaderEpoch,
+        since: Instant,
+    ) {
+        loop {
+            let mut asked = std::pin::pin!(self.asked.notified());
+            // ORDER: registered before looking, or a request between look and wait is missed.
+            asked.as_mut().enable();
+            let all = {
+                let sessions = self.sessions.lock();
+                followers.iter().all(|broker| {
+                    sessions.values().any(|(session, _)| {
+                        session.follower.broker == *broker
+                            && session.has_followed_since(key, leader_epoch, since)
+                    })
+                })
+            };
+            if all {
+                return;
+            }
+            asked.await;
+        }
+    }
+
     /// When a broker last fetched anything from this one.
     pub fn contact(&self, broker: BrokerId) -> Option<Instant> {
         self.contacts.lock().get(&broker).copied()
@@ -411,6 +462,8 @@ impl FollowerSessions {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     const FOLLOWER: FollowerId = FollowerId { broker: BrokerId(2), broker_epoch: Some(BrokerEpoch(1)) };
@@ -440,12 +493,12 @@ mod tests {
         };
         let session = begin(0, 0, &[0, 1]).unwrap();
         assert_eq!(taken(&session, 0), [0, 1]);
-        session.end_turn(0);
+        session.end_turn(0, Instant::now());
         // Both are here before the first is looked at.
         begin(session.id, 1, &[0]).unwrap();
         begin(session.id, 2, &[1, 2]).unwrap();
         assert_eq!(taken(&session, 1), [0]);
-        session.end_turn(1);
+        session.end_turn(1, Instant::now());
         assert_eq!(taken(&session, 2), [1, 2]);
         assert_eq!(taken(&session, 2), [0; 0]);
         assert!(matches!(begin(session.id, 2, &[]), Err(SessionError::InvalidEpoch { .. })));
@@ -483,9 +536,52 @@ mod tests {
         session.on_answered(index, &slot.wants, None, true);
         session.on_news(index, FollowerNews::EndMoved);
         assert_eq!(taken(&session, 0), [0; 0]);
-        session.end_turn(0);
+        session.end_turn(0, Instant::now());
         let again = vec![wants(0)];
         sessions.begin(FOLLOWER, session.id, 1, again, vec![], Instant::now(), |_, _| None).unwrap();
         assert_eq!(taken(&session, 1), [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_is_believed_what_it_says_after_it_heard_a_younger_answer() {
+        let sessions = FollowerSessions::default();
+        let mut id = 0;
+        let mut begin = |epoch, named: &[i32]| {
+            let named = named.iter().map(|partition| wants(*partition)).collect();
+            let now = Instant::now();
+            let session = sessions.begin(FOLLOWER, id, epoch, named, vec![], now, |_, _| None).unwrap();
+            id = session.id;
+            session
+        };
+        let a_second = || tokio::time::advance(std::time::Duration::from_secs(1));
+        let follows = |key, leader_epoch, since| {
+            sessions.followed_since(&[BrokerId(2)], key, leader_epoch, since).now_or_never().is_some()
+        };
+        let key = (wants(0).topic, 0);
+        let session = begin(0, &[0]);
+        session.end_turn(0, Instant::now());
+        a_second().await;
+        let since = Instant::now();
+        // Both may have been sent before that.
+        begin(1, &[]);
+        begin(2, &[]);
+        assert!(!follows(key, LeaderEpoch(1), since));
+        a_second().await;
+        session.end_turn(1, Instant::now());
+        // This was made after the answer to 1 was there, which was made after `since`.
+        begin(3, &[]);
+        assert!(follows(key, LeaderEpoch(1), since));
+        assert!(!follows(key, LeaderEpoch(2), since), "in another epoch");
+        assert!(!follows((wants(0).topic, 1), LeaderEpoch(1), since), "another partition");
+        assert!(!follows(key, LeaderEpoch(1), Instant::now()), "not since now");
+        // 3 is not answered later than 2 here: what 4 proves is the answer to 2.
+        let later = Instant::now();
+        a_second().await;
+        session.end_turn(2, Instant::now());
+        session.end_turn(3, Instant::now() + std::time::Duration::from_secs(1));
+        let between = Instant::now();
+        begin(4, &[]);
+        assert!(follows(key, LeaderEpoch(1), later));
+        assert!(!follows(key, LeaderEpoch(1), between));
     }
 }

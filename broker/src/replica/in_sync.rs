@@ -245,7 +245,7 @@ impl InSyncSet {
     }
 
     /// The other members of the larger of the committed and the proposed set.
-    fn maximal(&self) -> impl Iterator<Item = BrokerId> + '_ {
+    pub fn maximal(&self) -> impl Iterator<Item = BrokerId> + '_ {
         let committed = &self.membership.in_sync_others;
         let proposed = self.pending.iter().flat_map(|pending| &pending.in_sync_others);
         committed.iter().chain(proposed.filter(|id| !committed.contains(id))).copied()

@@ -620,6 +620,7 @@ impl ReplicaManager {
         let epoch = LeaderEpoch(state.leader_epoch.0);
         let key = (replica.topic_id(), replica.partition());
         if state.leader == Some(self.local) {
+            // ORDER: first, so that no request that is made after this broker began to lead speaks for a follower of the leader before.
             self.fetchers.leave(key);
             let membership = Membership::of(state, self.local);
             let led = replica.become_leader(epoch, membership, |id| active_epoch(image, id), Instant::now());

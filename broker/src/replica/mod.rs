@@ -8,7 +8,7 @@
 //!   all that came -> the next fetch, which says so to the leader.
 //! - `log_dirs`: directories that fail, and what they remember. [`waiters`]: who waits, and how they are woken.
 //!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
-//!   [`sessions`]: fetch sessions (KIP-227). [`quota`]: throttles of replication (KIP-73).
+//!   [`sessions`]: fetch sessions (KIP-227). [`quota`]: throttles of replication (KIP-73). `leadership`: whether this broker still leads.
 //!
 //! Invariants: `log_start <= last_stable <= high_watermark <= end`; the high watermark never falls while the process lives;
 //! nobody is told that an offset is committed before the in-sync set holds it. Lock order: a replica's log before its
@@ -26,6 +26,7 @@ mod following;
 pub mod group_commit;
 pub mod in_sync;
 mod isr_changes;
+mod leadership;
 pub mod links;
 mod log_dirs;
 mod maintenance;

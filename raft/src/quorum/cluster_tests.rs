@@ -464,6 +464,29 @@ async fn a_leader_that_is_cut_off_makes_nothing_happen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_passes_a_read_barrier_sees_everything_and_who_is_cut_off_does_not_pass() {
+    let cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let old = cluster.leader().await;
+    let others = cluster.others(old);
+    cluster.wires.isolate(&address(old), 1..=3);
+    let new = cluster.leader_other_than(Some(old), &others).await;
+    create(cluster.node(new), "topic").await;
+    // It may still believe that it leads.
+    let passed = cluster.node(old).read_barrier(Duration::from_secs(2)).await;
+    assert!(passed.is_err() && cluster.node(old).image().topic_by_name("topic").is_none());
+
+    for id in others {
+        let passed = join_all((0..10).map(|_| cluster.node(id).read_barrier(Duration::from_secs(2)))).await;
+        assert!(passed.iter().all(Result::is_ok), "{passed:?}");
+        assert!(cluster.node(id).image().topic_by_name("topic").is_some());
+    }
+    cluster.wires.heal();
+    cluster.node(old).read_barrier(Duration::from_secs(10)).await.unwrap();
+    assert!(cluster.node(old).image().topic_by_name("topic").is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_minority_serves_nobody() {
     let mut cluster = TestCluster::started(3).await;
     let _beating = serve_as_brokers(&cluster).await;

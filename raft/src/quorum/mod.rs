@@ -2,8 +2,9 @@
 //! and the handle that the rest of the process holds.
 //!
 //! Controllers are voters, other brokers observers (openraft's learners). `start` is how a node finds its quorum, `submit`
-//! how a request finds the active controller, `membership` how nodes come and go.
+//! how a request finds the active controller, `barrier` how a reader knows that it is up to date, `membership` how nodes come and go.
 
+mod barrier;
 mod config;
 mod controller;
 mod directory;
@@ -45,6 +46,7 @@ use uuid::Uuid;
 use crate::metadata::ids::BrokerId;
 use crate::metadata::image::Image;
 
+use barrier::Barriers;
 use controller::Waiting;
 use directory::Home;
 use links::Links;
@@ -76,6 +78,7 @@ pub struct Metadata {
     requests: mpsc::Sender<Waiting>,
     /// Held by whoever changes the membership: one change at a time.
     membership_change: Arc<tokio::sync::Mutex<()>>,
+    barriers: Arc<Barriers>,
     running: Arc<Mutex<Option<Running>>>,
 }
 

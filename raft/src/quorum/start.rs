@@ -143,6 +143,7 @@ impl Metadata {
             links,
             requests,
             membership_change: Arc::default(),
+            barriers: Arc::default(),
             running: running.clone(),
         };
         *running.lock() = Some(Running {

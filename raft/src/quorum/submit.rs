@@ -25,7 +25,7 @@ const SUBMIT_MAX: Duration = Duration::from_secs(30);
 /// One try of a request that may be tried again.
 const TRY_MAX: Duration = Duration::from_secs(5);
 /// Between tries.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// When another node leads, an answer of the one that was asked is not worth waiting for, but it may be on its way.
 const LATE_ANSWER: Duration = Duration::from_millis(500);
 const DESCRIBE_MAX: Duration = Duration::from_secs(5);
@@ -90,7 +90,7 @@ impl Metadata {
         }
     }
 
-    fn check_runs(&self) -> Result<(), SubmitError> {
+    pub(super) fn check_runs(&self) -> Result<(), SubmitError> {
         if self.running.lock().is_none() {
             return Err(SubmitError::Stopped("it is shut down".into()));
         }
@@ -142,7 +142,7 @@ impl Metadata {
     }
 
     /// Resolves a little after somebody else is known to lead.
-    async fn leads_no_more(&self, id: u64) {
+    pub(super) async fn leads_no_more(&self, id: u64) {
         let mut metrics = self.raft.metrics();
         loop {
             if metrics.borrow_watched().current_leader.is_some_and(|leader| leader != id) {
@@ -199,12 +199,13 @@ impl Metadata {
         SubmitError::NotController { leader: self.controller_id().filter(|id| *id != self.node_id) }
     }
 
-    /// The offset up to which everything is committed now; only the active controller knows.
+    /// The offset up to which everything is committed now; only the active controller knows, and only after a majority of the
+    /// voters has said that it still is.
     pub(super) async fn committed_now(&self) -> Result<u64, SubmitError> {
         if !self.is_controller() || !self.links.is_named() {
             return Err(self.not_controller());
         }
-        match self.raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
             Ok((read, _)) => Ok(read.log_id().index),
             Err(_) => Err(self.not_controller()),
         }
