@@ -71,6 +71,9 @@ pub enum Action {
         /// Also measure the time from a record's timestamp to its arrival, starting at the end of the topic. Needs --records
         #[arg(long, requires = "records")]
         latency: bool,
+        /// Seconds without a record after which no more are waited for
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+        idle: u64,
     },
 }
 
@@ -88,8 +91,9 @@ pub(super) async fn run(args: PerfArgs) -> Result<(), CliError> {
             let load = Load { topic, records, record_size: record_size as usize, throughput };
             produce(Producer::new(cluster, config), load).await
         }
-        Action::Consume { topic, records, group, latency } => {
-            consume(&cluster, &topic, records, group, latency).await
+        Action::Consume { topic, records, group, latency, idle } => {
+            let load = ReadLoad { records, latency, idle: Duration::from_secs(idle) };
+            consume(&cluster, &topic, group, load).await
         }
     }
 }
@@ -326,18 +330,26 @@ impl Source {
     }
 }
 
+struct ReadLoad {
+    records: Option<u64>,
+    latency: bool,
+    idle: Duration,
+}
+
 async fn consume(
     cluster: &Cluster,
     topic: &str,
-    records: Option<u64>,
     group: Option<String>,
-    latency: bool,
+    load: ReadLoad,
 ) -> Result<(), CliError> {
     let partitions = admin::partitions_of(cluster, topic).await?;
     let ask = |spec: OffsetSpec| partitions.iter().map(|p| (p.clone(), spec)).collect::<Vec<_>>();
     let ends = admin::list_offsets(cluster, &ask(OffsetSpec::Latest)).await?;
-    let starts =
-        if latency { ends.clone() } else { admin::list_offsets(cluster, &ask(OffsetSpec::Earliest)).await? };
+    let starts = if load.latency {
+        ends.clone()
+    } else {
+        admin::list_offsets(cluster, &ask(OffsetSpec::Earliest)).await?
+    };
     let positions: BTreeMap<TopicPartition, i64> =
         starts.into_iter().map(|(p, offset)| (p, offset.unwrap_or(0))).collect();
     let end_of = |p: &TopicPartition| ends.get(p).copied().flatten().unwrap_or(0);
@@ -353,11 +365,11 @@ async fn consume(
         Some(group) => {
             let mut config = GroupConfig::new(&group, [topic.to_owned()]);
             config.fetch = fetch;
-            config.start = if latency { OffsetSpec::Latest } else { OffsetSpec::Earliest };
+            config.start = if load.latency { OffsetSpec::Latest } else { OffsetSpec::Earliest };
             Source::Group(Box::new(GroupConsumer::new(cluster.clone(), config)))
         }
     };
-    let done = read_load(&mut source, records, latency, &mut left, end_of).await;
+    let done = read_load(&mut source, &load, &mut left, end_of).await;
     if let Source::Group(consumer) = source {
         consumer.close().await?;
     }
@@ -366,8 +378,7 @@ async fn consume(
 
 async fn read_load(
     source: &mut Source,
-    records: Option<u64>,
-    latency: bool,
+    load: &ReadLoad,
     left: &mut BTreeSet<TopicPartition>,
     end_of: impl Fn(&TopicPartition) -> i64,
 ) -> Result<(), CliError> {
@@ -375,8 +386,9 @@ async fn read_load(
     let mut meter = Meter::start()?;
     let mut tick = tokio::time::interval_at(Instant::now() + Duration::from_secs(1), Duration::from_secs(1));
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let (mut last_came, mut is_idle) = (Instant::now(), false);
     loop {
-        let finished = match records {
+        let finished = match load.records {
             Some(records) => meter.records >= records,
             None => left.is_empty(),
         };
@@ -392,17 +404,22 @@ async fn read_load(
                     _ = &mut interrupt => break None,
                     _ = tick.tick() => meter.write_line(&mut out)?,
                     fetched = &mut next => break Some(fetched?),
+                    () = tokio::time::sleep_until(last_came + load.idle) => {
+                        is_idle = true;
+                        break None;
+                    }
                 }
             }
         };
         let Some(fetched) = fetched else { break };
+        last_came = Instant::now();
         let bytes: usize = fetched
             .records
             .iter()
             .map(|r| r.key.as_ref().map_or(0, Bytes::len) + r.value.as_ref().map_or(0, Bytes::len))
             .sum();
         meter.count(fetched.records.len() as u64, bytes as u64);
-        if latency {
+        if load.latency {
             let now = now_ms();
             for record in &fetched.records {
                 let ms = u64::try_from(now.saturating_sub(record.timestamp.0)).unwrap_or(0);
@@ -415,7 +432,10 @@ async fn read_load(
     }
     let seconds = meter.started.elapsed().as_secs_f64();
     meter.write_summary(&mut out, seconds)?;
-    Ok(())
+    match is_idle {
+        true => Err(CliError::Failed(format!("no record came for {} s", load.idle.as_secs()))),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
