@@ -123,6 +123,9 @@ impl Store for Unsynced {
     fn reserve(&self, bytes: u64) -> std::io::Result<()> {
         self.0.reserve(bytes)
     }
+    fn reserve_snapshot(&self, bytes: u64) -> std::io::Result<()> {
+        self.0.reserve_snapshot(bytes)
+    }
     fn sync(&self) -> std::io::Result<()> {
         Ok(())
     }

@@ -6,6 +6,10 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures::future::join_all;
 
+use super::encoding::{StoredEntry, StoredLogId, StoredPayload, StoredVote};
+use super::links::CallError;
+use super::messages::{Append, Ballot, Call, Denied, SnapshotPiece, TransferLeader};
+use super::store::Cell;
 use super::store_memory::MemoryStore;
 use super::*;
 use crate::metadata::features;
@@ -543,13 +547,8 @@ async fn an_observer_follows_forwards_and_comes_back() {
     assert!(own.log_end_offset > 0 && own.silent_ms.is_some() && own.behind_ms.is_some(), "{own:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_node_that_lags_gets_a_snapshot() {
-    let mut cluster = TestCluster::started(3).await;
-    let _beating = serve_as_brokers(&cluster).await;
-    let leader = cluster.leader().await;
-    let behind = cluster.others(leader)[0];
-    cluster.kill(behind).await;
+/// Twenty topics, and nothing before that in the leader's log.
+async fn make_snapshot(cluster: &TestCluster, leader: i32) {
     for number in 0..20 {
         create(cluster.node(leader), &format!("topic-{number}")).await;
     }
@@ -559,6 +558,16 @@ async fn a_node_that_lags_gets_a_snapshot() {
     eventually(20, || raft.metrics().borrow_watched().snapshot.is_some().then_some(())).await;
     raft.trigger().purge_log(last).await.unwrap();
     eventually(20, || raft.metrics().borrow_watched().purged.is_some().then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lags_gets_a_snapshot() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let behind = cluster.others(leader)[0];
+    cluster.kill(behind).await;
+    make_snapshot(&cluster, leader).await;
     // The one that comes back, and one that never was there.
     cluster.start(behind).await;
     cluster.start(9).await;
@@ -739,6 +748,60 @@ async fn nonsense_is_refused_and_forgotten() {
     create(cluster.node(1), "alive").await;
 }
 
+/// A peer that speaks the language and lies about numbers: it is refused with a reason before anything counts on from them.
+#[tokio::test(start_paused = true)]
+async fn numbers_that_cannot_be_are_refused() {
+    let cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let liar = cluster.node(leader);
+    let target = cluster.others(leader)[0];
+    let member = liar.links.member(target as u64).unwrap();
+    let peer = links::Peer::member(target as u64, &member);
+    let vote = {
+        let metrics = liar.raft.metrics();
+        StoredVote::from(&metrics.borrow_watched().vote)
+    };
+    let id = |offset| StoredLogId { epoch: 1, offset };
+    let entry = |offset| {
+        let entry = StoredEntry { epoch: 1, offset, payload: StoredPayload::Blank };
+        Bytes::from(encoding::encode(&entry).unwrap())
+    };
+    let append = |previous, offsets: &[u64], committed| {
+        let entries = offsets.iter().map(|offset| entry(*offset)).collect();
+        Call::Append(Append { vote, previous, entries, committed })
+    };
+    let piece = |length, offset, size| {
+        Call::Snapshot(SnapshotPiece { vote, length, crc: 0, offset, bytes: Bytes::from(vec![0; size]) })
+    };
+    let ballot = |epoch, last| Ballot { vote: StoredVote { epoch, ..vote }, last, leadership_transfer: true };
+    let lies = [
+        append(Some(id(u64::MAX)), &[u64::MAX], None),
+        append(Some(id(u64::MAX - 1)), &[u64::MAX, 0], None),
+        append(Some(id(i64::MAX as u64)), &[1 << 63], None),
+        append(None, &[], Some(id(u64::MAX))),
+        append(None, &[1], None),
+        piece(100, u64::MAX, 100),
+        piece(100, u64::MAX - 99, 100),
+        piece(100, 1, 100),
+        piece(u64::MAX, 0, 1),
+        Call::Vote(ballot(u64::MAX, None)),
+        Call::PreVote(ballot(1, Some(id(u64::MAX)))),
+        Call::TransferLeader(TransferLeader {
+            vote: StoredVote { epoch: u64::MAX, ..vote },
+            to: target as u64,
+            last: None,
+        }),
+    ];
+    for lie in lies {
+        let told = format!("{lie:?}");
+        let answer = liar.links.call(&peer, Lane::Raft, lie, Duration::from_secs(1)).await;
+        assert!(matches!(answer, Err(CallError::Denied(Denied::NotReady(_)))), "{told}: {answer:?}");
+    }
+    create(cluster.node(target), "alive").await;
+    assert_eq!(cluster.leader().await, leader);
+}
+
 // ---- sessions
 
 #[tokio::test(start_paused = true)]
@@ -880,4 +943,65 @@ async fn a_quorum_grows_from_one_to_three_and_changes_all_its_voters_under_load(
     for name in made {
         assert!(image.topic_by_name(&name).is_some(), "{name} is lost");
     }
+}
+
+// ---- full disks
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_without_room_lags_and_neither_votes_nor_stops() {
+    let mut cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    cluster.converge().await;
+    let leader = cluster.leader().await;
+    let full = cluster.others(leader)[0];
+    cluster.stores[&full].limit_room(Some(0));
+    let held = cluster.stores[&full].bounds().unwrap();
+    create(cluster.node(leader), "without-it").await;
+    assert_eq!(cluster.stores[&full].bounds().unwrap(), held);
+    // It hears its leader and stays a part of the cluster: its broker is not fenced, and what it asks for is done.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(is_unfenced(&cluster, full));
+    assert_eq!(cluster.leader().await, leader);
+    let asked = cluster.node(full).submit(topic("asked-by-it"));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), asked).await.is_err(),
+        "it cannot see what it asked for"
+    );
+    assert!(cluster.node(leader).image().topic_by_name("asked-by-it").is_some());
+
+    // Its vote would be a write too: the rest has no majority without it, and it makes none.
+    let vote = cluster.stores[&full].cell(Cell::Vote).unwrap();
+    beating[&leader].abort();
+    cluster.kill(leader).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(cluster.nodes.values().all(|node| !node.is_controller()));
+    assert_eq!(cluster.stores[&full].cell(Cell::Vote).unwrap(), vote);
+
+    cluster.stores[&full].limit_room(None);
+    let others = cluster.others(leader);
+    cluster.leader_other_than(Some(leader), &others).await;
+    create(cluster.node(full), "with-it").await;
+    cluster.converge().await;
+    assert!(cluster.node(full).image().topic_by_name("without-it").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_without_room_takes_no_snapshot_until_there_is() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let full = cluster.others(leader)[0];
+    cluster.kill(full).await;
+    make_snapshot(&cluster, leader).await;
+    let store = cluster.store(full);
+    store.limit_room(Some(0));
+    let config = cluster.config(full);
+    let starting = tokio::spawn(cluster.starting(config));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!starting.is_finished());
+    assert_eq!(store.snapshot().unwrap(), None);
+    store.limit_room(None);
+    let node = within(60, starting).await.unwrap().unwrap();
+    assert_eq!(node.image(), cluster.node(leader).image());
+    cluster.nodes.insert(full, node);
 }

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use super::links::Links;
 use super::messages::Submitted;
+use super::room::Room;
 use super::sessions::Sessions;
 use super::state_machine::Published;
-use super::store::{self, Store};
 use super::types::{Change, Raft};
 use super::{MetadataConfig, SubmitError};
 use crate::metadata::decide::{Context, RECORDS_PER_REQUEST_MAX, decide};
@@ -46,12 +46,6 @@ const QUORUM_HEARD_MAX: Duration = Duration::from_secs(1);
 /// Right after an election openraft may send a leader's own writes elsewhere until its lease is settled.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// What the disk must be able to take before changes are tried: a write without room would stop this node, and no start
-/// would be possible before somebody made some.
-const ROOM_FOR_GROWTH: u64 = 8 << 20;
-/// What keeps brokers alive or frees space may use most of what the other changes have to leave.
-const ROOM_FOR_UPKEEP: u64 = 1 << 20;
-
 pub(super) struct Waiting {
     pub request: Request,
     pub origin: Origin,
@@ -69,15 +63,13 @@ pub(super) enum Origin {
 pub(super) struct Controller {
     pub(super) raft: Raft,
     pub(super) published: Arc<Published>,
-    store: Arc<dyn Store>,
+    room: Arc<Room>,
     pub(super) config: MetadataConfig,
     pub(super) links: Arc<Links>,
     pub(super) sessions: Sessions,
     /// The epoch in which this node took office last.
     pub(super) office_epoch: u64,
     records_since_snapshot: usize,
-    /// Whether the last change but heartbeats found its disk full; said once.
-    is_full: bool,
 }
 
 /// Why nothing was written.
@@ -90,19 +82,18 @@ impl Controller {
     pub(super) fn new(
         raft: Raft,
         published: Arc<Published>,
-        store: Arc<dyn Store>,
+        room: Arc<Room>,
         links: Arc<Links>,
         config: MetadataConfig,
     ) -> Controller {
         Controller {
             raft,
             published,
-            store,
+            room,
             sessions: Sessions::new(config.broker_session_timeout),
             config,
             links,
             office_epoch: 0,
-            is_full: false,
             records_since_snapshot: 0,
         }
     }
@@ -287,24 +278,14 @@ impl Controller {
 
     /// Answers what the disk has no room for.
     async fn refuse_without_room(&mut self, waiting: &mut VecDeque<Waiting>) {
-        let Err(full) = self.reserve(ROOM_FOR_GROWTH).await else {
-            self.is_full = false;
-            return;
-        };
-        if !std::mem::replace(&mut self.is_full, true) {
-            tracing::error!(error = %full, "the disk of the metadata log is full: changes are refused until there is room");
-        }
-        let upkeep = self.reserve(ROOM_FOR_UPKEEP).await;
+        let Err(full) = self.room.for_growth().await else { return };
+        let upkeep = self.room.for_upkeep().await;
         let (taken, refused): (VecDeque<_>, VecDeque<_>) =
             waiting.drain(..).partition(|entry| upkeep.is_ok() && entry.request.is_upkeep());
         *waiting = taken;
         for entry in refused {
             let _ = entry.answer.send(Err(SubmitError::NoRoom(full.to_string())));
         }
-    }
-
-    async fn reserve(&self, bytes: u64) -> std::io::Result<()> {
-        store::beside(&self.store, move |store| store.reserve(bytes)).await
     }
 
     pub(super) async fn write(&self, change: Change) -> Result<(), WriteFailure> {

@@ -113,9 +113,12 @@ impl Metadata {
         };
         let membership = effective(&self.raft);
         let joined = Member { address: join.address, directory_id };
+        if membership.get_node(&id) == Some(&joined) {
+            return Ok(());
+        }
+        self.room.for_upkeep().await.map_err(|error| JoinRefused::NotNow(error.to_string()))?;
         let add = |joined| ChangeMembers::AddNodes(BTreeMap::from([(id, joined)]));
         let changed = match membership.get_node(&id) {
-            Some(known) if *known == joined => return Ok(()),
             Some(known) if known.directory_id == directory_id || known.directory_id.is_nil() => {
                 let set = ChangeMembers::SetNodes(BTreeMap::from([(id, joined)]));
                 change_members(&self.raft, set).await
@@ -202,6 +205,7 @@ impl Metadata {
     pub(super) async fn add_voter_here(&self, key: &VoterKey) -> Result<(), VoterChangeError> {
         let _turn = self.turn_of_voter_change()?;
         let id = voter_id(key)?;
+        self.room.for_upkeep().await.map_err(|error| SubmitError::NoRoom(error.to_string()))?;
         if key.directory_id.is_nil() {
             return Err(VoterChangeError::InvalidRequest("a voter needs a directory id".into()));
         }
@@ -235,6 +239,7 @@ impl Metadata {
     pub(super) async fn remove_voter_here(&self, key: &VoterKey) -> Result<(), VoterChangeError> {
         let _turn = self.turn_of_voter_change()?;
         let id = voter_id(key)?;
+        self.room.for_upkeep().await.map_err(|error| SubmitError::NoRoom(error.to_string()))?;
         let membership = effective(&self.raft);
         let member = membership.get_node(&id).filter(|_| is_voter(&membership, id));
         let Some(member) = member else {

@@ -17,6 +17,7 @@ mod membership;
 mod messages;
 mod network;
 mod office;
+mod room;
 mod runtime;
 mod server;
 mod sessions;
@@ -50,6 +51,7 @@ use barrier::Barriers;
 use controller::Waiting;
 use directory::Home;
 use links::Links;
+use room::Room;
 use state_machine::Published;
 use store::Store;
 use types::Raft;
@@ -75,6 +77,7 @@ pub struct Metadata {
     raft: Raft,
     published: Arc<Published>,
     links: Arc<Links>,
+    room: Arc<Room>,
     requests: mpsc::Sender<Waiting>,
     /// Held by whoever changes the membership: one change at a time.
     membership_change: Arc<tokio::sync::Mutex<()>>,

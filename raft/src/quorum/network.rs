@@ -23,6 +23,7 @@ use super::links::{CallError, Links, Peer};
 use super::messages::{
     Answer, Append, Appended, Ballot, BallotAnswer, Call, SnapshotAnswer, SnapshotPiece, TransferLeader,
 };
+use super::room::Room;
 use super::transport::{Lane, TransportError};
 use super::types::{LogId, Member, MetadataRaft, Snapshot, Vote};
 
@@ -39,11 +40,15 @@ const SNAPSHOT_RESTARTS_MAX: u32 = 3;
 /// Between tries of an unreachable peer.
 const BACKOFF: Duration = Duration::from_millis(200);
 
-pub struct Network(pub Arc<Links>);
+pub struct Network {
+    pub links: Arc<Links>,
+    pub room: Arc<Room>,
+}
 
 /// The way to one peer.
 pub struct PeerNetwork {
     links: Arc<Links>,
+    room: Arc<Room>,
     id: u64,
     /// As it was when this was made; the membership may know better by now.
     member: Member,
@@ -53,7 +58,7 @@ impl RaftNetworkFactory<MetadataRaft> for Network {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
-        PeerNetwork { links: self.0.clone(), id: target, member: node.clone() }
+        PeerNetwork { links: self.links.clone(), room: self.room.clone(), id: target, member: node.clone() }
     }
 }
 
@@ -196,6 +201,8 @@ impl RaftNetworkV2<MetadataRaft> for PeerNetwork {
         rpc: VoteRequest<MetadataRaft>,
         option: RPCOption,
     ) -> Result<VoteResponse<MetadataRaft>, RPCError<MetadataRaft>> {
+        // Who finds a majority votes for itself next, and that is a write.
+        self.room.for_vote().await.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
         let ballot = to_ballot(&rpc);
         self.ballot(Call::PreVote(ballot), option).await.map_err(|error| self.rpc_error(error))
     }

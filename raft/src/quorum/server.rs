@@ -13,18 +13,22 @@ use parking_lot::{Mutex, RwLock};
 use super::encoding::{DecodeError, StoredEntry, StoredLogId, StoredSnapshot, StoredVote, decode, encode};
 use super::links::Links;
 use super::messages::*;
+use super::room::Room;
 use super::transport::{PeerRefused, Serve};
 use super::types::{Entry, LogId, MetadataRaft, Raft, Snapshot, SnapshotMeta, Vote};
 use super::{Metadata, MetadataConfig};
 
 /// The largest snapshot that is taken from a peer.
 const SNAPSHOT_BYTES_MAX: u64 = 2 << 30;
+/// No epoch and no offset is ever so high, Kafka's end here, and openraft can count on from it.
+const COUNT_MAX: u64 = i64::MAX as u64;
 /// Room that the first piece of a snapshot makes at once; the rest comes as the pieces do.
 const SNAPSHOT_ROOM_AT_ONCE: u64 = 4 << 20;
 
 pub struct Server {
     links: Arc<Links>,
     raft: Raft,
+    room: Arc<Room>,
     role: super::QuorumRole,
     voters: Vec<(crate::metadata::ids::BrokerId, String)>,
     /// Whether the checks of the start are over, so that this node may take part.
@@ -51,10 +55,11 @@ enum Collected {
 }
 
 impl Server {
-    pub fn new(links: Arc<Links>, raft: Raft, config: &MetadataConfig) -> Arc<Server> {
+    pub fn new(links: Arc<Links>, raft: Raft, room: Arc<Room>, config: &MetadataConfig) -> Arc<Server> {
         Arc::new(Server {
             links,
             raft,
+            room,
             role: config.role,
             voters: config.voters.clone(),
             takes_part: RwLock::new(Err("it is starting".into())),
@@ -75,6 +80,19 @@ impl Server {
 
     async fn reply(&self, envelope: Envelope<Call>) -> Reply {
         self.check(&envelope)?;
+        match &envelope.body {
+            Call::Append(call) => check_counts(Some(call.vote), [call.previous, call.committed])?,
+            Call::PreVote(ballot) | Call::Vote(ballot) => check_counts(Some(ballot.vote), [ballot.last])?,
+            Call::Snapshot(piece) => check_counts(Some(piece.vote), [])?,
+            Call::TransferLeader(call) => check_counts(Some(call.vote), [call.last])?,
+            Call::Probe(_)
+            | Call::Submit(_)
+            | Call::Join(_)
+            | Call::CatchUp
+            | Call::AddVoter(_)
+            | Call::RemoveVoter(_)
+            | Call::Describe => {}
+        }
         let from = (envelope.from, envelope.from_directory);
         match envelope.body {
             Call::Probe(_) => Ok(Answer::Probe(self.probed(from.0).await)),
@@ -84,11 +102,13 @@ impl Server {
             }
             Call::PreVote(ballot) => {
                 self.check_takes_part()?;
+                self.room.for_vote().await.map_err(no_room)?;
                 let response = self.raft.pre_vote(to_request(&ballot)).await;
                 response.map(|response| Answer::Ballot(to_answer(&response))).map_err(stopped)
             }
             Call::Vote(ballot) => {
                 self.check_takes_part()?;
+                self.room.for_vote().await.map_err(no_room)?;
                 let response = self.raft.vote(to_request(&ballot)).await;
                 response.map(|response| Answer::Ballot(to_answer(&response))).map_err(stopped)
             }
@@ -98,6 +118,7 @@ impl Server {
             }
             Call::TransferLeader(call) => {
                 self.check_takes_part()?;
+                self.room.for_vote().await.map_err(no_room)?;
                 let request =
                     TransferLeaderRequest::new(call.vote.into(), call.to, call.last.map(Into::into));
                 let answered = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
@@ -186,16 +207,18 @@ impl Server {
             entries.push(stored.to_entry().map_err(malformed)?);
         }
         // openraft takes it for granted that the entries are one piece.
-        let first = call.previous.map_or(0, |previous| previous.offset.saturating_add(1));
+        let first = call.previous.map_or(0, |previous| previous.offset + 1);
         for (expected, entry) in (first..).zip(&entries) {
             if entry.log_id.index != expected {
                 return Err(Denied::NotReady("the entries are not one piece".into()));
             }
+            check_counts(None, [Some(StoredLogId::from(&entry.log_id))])?;
             if matches!(&entry.payload, EntryPayload::Membership(membership) if membership.voter_ids().next().is_none())
             {
                 return Err(Denied::NotReady("a membership without voters".into()));
             }
         }
+        self.make_room(&call).await?;
         let request = AppendEntriesRequest::<MetadataRaft> {
             vote: call.vote.into(),
             prev_log_id: call.previous.map(LogId::from),
@@ -216,6 +239,17 @@ impl Server {
         })
     }
 
+    /// A leader takes a node that has no room for one that lags. Its heartbeats need none.
+    async fn make_room(&self, call: &Append) -> Result<(), Denied> {
+        if !call.entries.is_empty() {
+            let bytes = call.entries.iter().map(|entry| entry.len() as u64).sum();
+            self.room.for_entries(bytes).await.map_err(no_room)?;
+        } else if self.raft.metrics().borrow_watched().vote != call.vote.into() {
+            self.room.for_vote().await.map_err(no_room)?;
+        }
+        Ok(())
+    }
+
     async fn snapshot(&self, from: u64, piece: SnapshotPiece) -> Result<SnapshotAnswer, Denied> {
         let bytes = match self.collect(from, &piece)? {
             Collected::Whole(bytes) => bytes,
@@ -224,9 +258,11 @@ impl Server {
         };
         let unreadable = |error: &dyn std::fmt::Display| Denied::NotReady(format!("the snapshot: {error}"));
         let stored: StoredSnapshot = decode(&bytes).map_err(|error| unreadable(&error))?;
+        check_counts(None, [stored.last, stored.voters_at, Some(stored.image_at)])?;
         let last_membership = stored.membership().map_err(|error| unreadable(&error))?;
         let meta = SnapshotMeta { last_log_id: stored.last.map(LogId::from), last_membership };
         drop(stored);
+        self.room.for_snapshot(bytes.len() as u64).await.map_err(no_room)?;
         let snapshot = Snapshot { meta, snapshot: bytes };
         let installed =
             self.raft.install_full_snapshot(piece.vote.into(), snapshot).await.map_err(stopped)?;
@@ -235,7 +271,8 @@ impl Server {
 
     fn collect(&self, from: u64, piece: &SnapshotPiece) -> Result<Collected, Denied> {
         let mut incoming = self.incoming.lock();
-        if piece.length > SNAPSHOT_BYTES_MAX || piece.offset + piece.bytes.len() as u64 > piece.length {
+        let end = piece.offset.checked_add(piece.bytes.len() as u64);
+        if piece.length > SNAPSHOT_BYTES_MAX || end.is_none_or(|end| end > piece.length) {
             return Err(Denied::NotReady("a piece of a snapshot does not fit".into()));
         }
         if piece.offset == 0 {
@@ -294,8 +331,27 @@ impl Serve for Server {
     }
 }
 
+/// Whether there is an epoch and an offset after these.
+fn check_counts<const N: usize>(
+    vote: Option<StoredVote>,
+    ids: [Option<StoredLogId>; N],
+) -> Result<(), Denied> {
+    let ids = ids.iter().flatten();
+    let counts = ids.flat_map(|id| [id.epoch, id.offset]).chain(vote.map(|vote| vote.epoch));
+    match counts.max() {
+        Some(count) if count > COUNT_MAX => {
+            Err(Denied::NotReady(format!("{count} is no epoch and no offset")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn stopped(error: impl std::fmt::Display) -> Denied {
     Denied::NotReady(format!("its quorum is stopped: {error}"))
+}
+
+fn no_room(error: std::io::Error) -> Denied {
+    Denied::NotReady(format!("its disk has no room: {error}"))
 }
 
 fn to_request(ballot: &Ballot) -> VoteRequest<MetadataRaft> {

@@ -27,6 +27,7 @@ use super::links::{CallError, Links, Peer};
 use super::log_store::{LogStore, OpenLogError};
 use super::messages::{Answer, Call, Denied, Join, JoinRefused, Probe, Probed, ProbedState};
 use super::network::Network;
+use super::room::Room;
 use super::server::Server;
 use super::state_machine::{Published, StateMachine};
 use super::store::Store;
@@ -122,17 +123,18 @@ impl Metadata {
             published.clone(),
         );
         let raft_config = raft_config(config.election_timeout).map_err(quorum_error)?;
-        let raft = Raft::new(id, Arc::new(raft_config), Network(links.clone()), log, state_machine)
-            .await
-            .map_err(quorum_error)?;
+        let room = Room::new(store.clone());
+        let network = Network { links: links.clone(), room: room.clone() };
+        let raft =
+            Raft::new(id, Arc::new(raft_config), network, log, state_machine).await.map_err(quorum_error)?;
         links.set_raft(raft.clone());
-        let server = Server::new(links.clone(), raft.clone(), &config);
+        let server = Server::new(links.clone(), raft.clone(), room.clone(), &config);
         config.peers.attach(server.clone());
 
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS_MAX);
         let (stop, stopped) = oneshot::channel();
         let controller =
-            Controller::new(raft.clone(), published.clone(), store.clone(), links.clone(), config.clone());
+            Controller::new(raft.clone(), published.clone(), room.clone(), links.clone(), config.clone());
         let controller = tokio::spawn(controller.run(waiting, stopped));
         let tending = tokio::spawn(tend(raft.clone(), links.clone(), config.clone()));
         let running = Arc::new(Mutex::new(None));
@@ -141,6 +143,7 @@ impl Metadata {
             raft,
             published,
             links,
+            room,
             requests,
             membership_change: Arc::default(),
             barriers: Arc::default(),

@@ -6,6 +6,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use super::encoding::{StoredLogId, StoredSnapshot, StoredVoters, decode, encode};
-use super::store::Store;
+use super::store::{self, Store};
 use super::types::{Applied, LogId, MetadataRaft, Snapshot, SnapshotMeta, StoredMembership};
 use crate::metadata::ids::ClusterId;
 use crate::metadata::image::Image;
@@ -53,8 +54,38 @@ pub struct StateMachine {
     last_applied: Option<LogId>,
     membership: StoredMembership,
     published: Arc<Published>,
-    store: Arc<dyn Store>,
+    snapshots: Arc<Snapshots>,
 }
+
+/// The snapshot on disk, which two write: one builds its own while a leader sends another.
+struct Snapshots {
+    store: Arc<dyn Store>,
+    /// Held while one is written. Where the newest ends that this process has seen.
+    end: tokio::sync::Mutex<Option<LogId>>,
+}
+
+impl Snapshots {
+    /// Keeps what is newer: the log is cut up to the newest snapshot, and an older one in its place would leave a gap.
+    async fn save(&self, end: Option<LogId>, bytes: Bytes) -> io::Result<()> {
+        let mut newest = self.end.lock().await;
+        if *newest > end {
+            return Ok(());
+        }
+        store::beside(&self.store, move |store| {
+            // At a start openraft hands back what it was given: no need to write it again.
+            match store.snapshot()?.as_deref() == Some(&*bytes) {
+                true => Ok(()),
+                false => store.save_snapshot(&bytes),
+            }
+        })
+        .await?;
+        *newest = end;
+        Ok(())
+    }
+}
+
+/// Between tries to save a snapshot on a full disk.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
 impl StateMachine {
     pub fn new(cluster_id: ClusterId, published: Arc<Published>, store: Arc<dyn Store>) -> StateMachine {
@@ -63,7 +94,7 @@ impl StateMachine {
             last_applied: None,
             membership: StoredMembership::default(),
             published,
-            store,
+            snapshots: Arc::new(Snapshots { store, end: tokio::sync::Mutex::new(None) }),
         }
     }
 
@@ -103,7 +134,7 @@ impl StateMachine {
             image: self.image.clone(),
             last_applied: self.last_applied,
             membership: self.membership.clone(),
-            store: self.store.clone(),
+            snapshots: self.snapshots.clone(),
         }
     }
 }
@@ -154,10 +185,7 @@ impl RaftStateMachine<MetadataRaft> for StateMachine {
             Image::from_records(stored.cluster_id.clone(), &stored.records, at, stored.features_epoch)
         })
         .map_err(|_| invalid("its records contradict each other"))?;
-        // At a start openraft hands back what `get_current_snapshot` gave: no need to write it again.
-        if self.store.snapshot()?.as_deref() != Some(&*snapshot) {
-            self.store.save_snapshot(&snapshot)?;
-        }
+        self.snapshots.save(meta.last_log_id, snapshot).await?;
         self.image = image;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -166,7 +194,7 @@ impl RaftStateMachine<MetadataRaft> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let Some(bytes) = self.store.snapshot()? else { return Ok(None) };
+        let Some(bytes) = self.snapshots.store.snapshot()? else { return Ok(None) };
         let stored: StoredSnapshot = decode(&bytes).map_err(invalid)?;
         let meta = SnapshotMeta {
             last_log_id: stored.last.map(LogId::from),
@@ -185,7 +213,7 @@ pub struct SnapshotBuilder {
     image: Image,
     last_applied: Option<LogId>,
     membership: StoredMembership,
-    store: Arc<dyn Store>,
+    snapshots: Arc<Snapshots>,
 }
 
 impl RaftSnapshotBuilder<MetadataRaft> for SnapshotBuilder {
@@ -203,7 +231,13 @@ impl RaftSnapshotBuilder<MetadataRaft> for SnapshotBuilder {
         };
         let bytes: Bytes = encode(&stored)?.into();
         // ORDER: openraft purges the log once this returns, so the snapshot is durable before.
-        self.store.save_snapshot(&bytes)?;
+        // Nothing needs this snapshot now, so a full disk is waited out. Whoever closes the store ends that.
+        while let Err(error) = self.snapshots.save(self.last_applied, bytes.clone()).await {
+            if error.kind() != io::ErrorKind::StorageFull {
+                return Err(error);
+            }
+            tokio::time::sleep(FULL_DISK_PAUSE).await;
+        }
         let meta = SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() };
         Ok(Snapshot { meta, snapshot: bytes })
     }

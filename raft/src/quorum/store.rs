@@ -71,7 +71,9 @@ pub trait Store: Send + Sync + 'static {
     fn sync_time(&self) -> Option<Duration> {
         None
     }
-    /// Replaces the snapshot, durable when it returns.
+    /// As `reserve`, for a snapshot of so many bytes.
+    fn reserve_snapshot(&self, bytes: u64) -> io::Result<()>;
+    /// Replaces the snapshot, durable when it returns. An error of a full disk has changed nothing.
     fn save_snapshot(&self, bytes: &[u8]) -> io::Result<()>;
     fn snapshot(&self) -> io::Result<Option<Vec<u8>>>;
     /// Lets go of the files; every later call is an error.

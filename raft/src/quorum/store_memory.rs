@@ -187,6 +187,10 @@ impl Store for MemoryStore {
         }
     }
 
+    fn reserve_snapshot(&self, bytes: u64) -> io::Result<()> {
+        self.reserve(bytes)
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.writable()?;
         let State { synced, unsynced, .. } = &mut *state;

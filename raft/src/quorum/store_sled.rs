@@ -38,6 +38,9 @@ const HEADER_BYTES: usize = 8;
 /// A file that is given up so that the store opens on a full disk.
 const ROOM_FOR_START: &str = "room-for-start";
 const ROOM_FOR_START_BYTES: u64 = 128 * 1024;
+const SNAPSHOT: &str = "snapshot";
+/// Where it is written before it takes the name above.
+const SNAPSHOT_TEMPORARY: &str = "snapshot.tmp";
 
 pub struct SledStore {
     directory: PathBuf,
@@ -286,19 +289,17 @@ impl Store for SledStore {
         self.with(|open| {
             // First, or what a start has just given up would go to the log.
             self.keep_room_for_start();
-            let end = open.file.metadata()?.len();
-            match rustix::fs::fallocate(&open.file, FallocateFlags::KEEP_SIZE, end, bytes) {
-                Ok(()) => Ok(()),
-                // This file system promises nothing; what is free now is the best guess.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    let space = rustix::fs::fstatvfs(&open.file)?;
-                    match space.f_bavail.saturating_mul(space.f_frsize) >= bytes {
-                        true => Ok(()),
-                        false => Err(io::ErrorKind::StorageFull.into()),
-                    }
-                }
-                Err(error) => Err(error.into()),
-            }
+            allocate(&open.file, open.file.metadata()?.len(), bytes)
+        })
+    }
+
+    /// The file that the snapshot is written to, before it is.
+    fn reserve_snapshot(&self, bytes: u64) -> io::Result<()> {
+        self.with(|_| Ok(()))?;
+        let path = self.directory.join(SNAPSHOT_TEMPORARY);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+        allocate(&file, 0, bytes + HEADER_BYTES as u64).inspect_err(|_| {
+            let _ = std::fs::remove_file(&path);
         })
     }
 
@@ -318,11 +319,23 @@ impl Store for SledStore {
         content.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         content.extend_from_slice(&checksum(bytes).to_le_bytes());
         content.extend_from_slice(bytes);
-        write_file_durably(&self.directory, "snapshot", &content)
+        let temporary = self.directory.join(SNAPSHOT_TEMPORARY);
+        let write = || {
+            // Not made anew: its blocks may have been reserved.
+            let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&temporary)?;
+            file.write_all(&content)?;
+            file.set_len(content.len() as u64)?;
+            file.sync_all()
+        };
+        write().inspect_err(|_| {
+            let _ = std::fs::remove_file(&temporary);
+        })?;
+        std::fs::rename(&temporary, self.directory.join(SNAPSHOT))?;
+        sync_directory(&self.directory)
     }
 
     fn snapshot(&self) -> io::Result<Option<Vec<u8>>> {
-        let content = match std::fs::read(self.directory.join("snapshot")) {
+        let content = match std::fs::read(self.directory.join(SNAPSHOT)) {
             Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -448,6 +461,22 @@ fn io_error(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(source) => source,
         other => io::Error::other(other),
+    }
+}
+
+/// Blocks of a file that nobody else can take.
+fn allocate(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, bytes) {
+        Ok(()) => Ok(()),
+        // This file system promises nothing; what is free now is the best guess.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let space = rustix::fs::fstatvfs(file)?;
+            match space.f_bavail.saturating_mul(space.f_frsize) >= bytes {
+                true => Ok(()),
+                false => Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

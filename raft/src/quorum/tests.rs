@@ -161,6 +161,19 @@ fn a_closed_store_refuses() {
 }
 
 #[test]
+fn room_for_a_snapshot_is_used_by_the_next_one_whatever_its_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path()).unwrap();
+    for (reserved, size) in [(1_000, 10), (10, 5_000), (100_000, 0)] {
+        store.reserve_snapshot(reserved).unwrap();
+        store.save_snapshot(&vec![7; size]).unwrap();
+        assert_eq!(store.snapshot().unwrap(), Some(vec![7; size]));
+    }
+    assert!(store.reserve_snapshot(1 << 60).is_err(), "no disk has so much");
+    assert!(!directory.path().join("snapshot.tmp").exists());
+}
+
+#[test]
 fn the_torn_end_of_an_append_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let store = SledStore::open(directory.path()).unwrap();
