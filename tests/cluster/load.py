@@ -79,12 +79,14 @@ def check_records(told: Acknowledged, records: dict[int, list[tuple[int, bytes]]
     return checked
 
 
-def produce(bootstrap: str, topic: str, records: int, first: int = 0, partition: int = 0, value: bytes | None = None, **config) -> None:
-    """So many records, all acknowledged."""
+def produce(bootstrap: str, topic: str, records: int, first: int = 0, partition: int = 0, values: list[bytes] | None = None,
+            **config) -> None:
+    """So many records, all acknowledged. `values`: theirs, or the usual ones."""
     errors = []
     producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", **config}, logger=quiet)
     for number in range(first, first + records):
-        producer.produce(topic, value or value_of(number), partition=partition,
+        value = values[number - first] if values else value_of(number)
+        producer.produce(topic, value, partition=partition,
                          on_delivery=lambda error, _: errors.append(error) if error else None)
     assert producer.flush(30) == 0 and not errors, errors[:3]
 

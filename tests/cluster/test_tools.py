@@ -96,10 +96,10 @@ def test_a_throttled_move_goes_at_its_rate_beside_one_that_is_not(cluster, side,
     """Two topics are copied to the same node, one of them throttled, on one side at a time as in Kafka's configs. Kafka lets
     more than the rate through at first."""
     size, rate = 5_000_000, 50_000
-    payload = b"x" * 10_000
+    values = [b"x" * 10_000] * (size // 10_000)
     for topic in ("slow", "fast"):
         cluster.create_topic(topic, assignment=[[1, 2]], min_insync_replicas=1)
-        produce(cluster.bootstrap, topic, size // len(payload), value=payload, **{"batch.size": 100_000})
+        produce(cluster.bootstrap, topic, len(values), values=values, **{"batch.size": 100_000})
     tools = cluster.tools(TOOLS)
 
     def alter(kind: str, name: str, key: str, value: str) -> None:

@@ -8,6 +8,9 @@
 //! one of them; it looks again only at what moved. Records are not copied: they leave as pieces of segment files, unless they
 //! are few, when one read and one write are cheaper than a system call per piece.
 //!
+//! Where `replica.selector.class` says so, the leader does not serve a consumer that has a replica in its own rack, but tells it to go
+//! there.
+//!
 //! Fetches of followers are in `fetch_replica`, the response of both in `fetch_response`.
 
 use std::sync::Arc;
@@ -16,14 +19,15 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use ottla_batch::{Codec, CompressionPolicy, LeaderEpoch, Offset};
-use ottla_raft::TopicId;
+use ottla_raft::{BrokerId, TopicId};
 use ottla_storage::log::FirstBatch;
 use tokio::time::Instant;
 
-use super::fetch_response::{Body, Found, answer};
+use super::fetch_response::{Body, Elsewhere, Found, answer};
 use super::{Close, Part, Reply, RequestContext, Started, fetch_replica, table};
 use crate::clock;
 use crate::error_map;
+use crate::replica::selector::{ReplicaSelector, brokers_nearer_than};
 use crate::replica::sessions::{Answer, FetchKind, SessionRequest, TopicKey, WantedPartition};
 use crate::replica::waiters::FetchWait;
 use crate::replica::{Isolation, ReadBound, ReadRequest, Replica, Served};
@@ -50,6 +54,8 @@ struct Limits {
     wait: Duration,
     bound: ReadBound,
     served: Served,
+    /// Brokers in the client's rack, if this one is not.
+    nearer: Vec<BrokerId>,
 }
 
 pub fn start(cx: RequestContext, request: FetchRequest) -> Result<Started, Close> {
@@ -81,6 +87,7 @@ async fn handle(cx: RequestContext, request: FetchRequest, replica_id: i32) -> R
             true => Served::ByAnyReplica,
             false => Served::ByLeader,
         },
+        nearer: if replica_id == CONSUMER { nearer(&cx, &request.rack_id) } else { Vec::new() },
     };
     let uses_ids = version >= TOPIC_ID_FROM_VERSION;
     let session_request = session_request(request, version, uses_ids);
@@ -99,6 +106,17 @@ async fn handle(cx: RequestContext, request: FetchRequest, replica_id: i32) -> R
         found = read_all(&targets, &limits);
     }
     respond(&cx, kind, targets, found, isolation)
+}
+
+/// Brokers that a consumer in `rack` should rather go to, if they hold what it wants.
+fn nearer(cx: &RequestContext, rack: &str) -> Vec<BrokerId> {
+    match cx.broker.config.replication.selector {
+        ReplicaSelector::RackAware if !rack.is_empty() => {
+            let image = cx.broker.metadata.image();
+            brokers_nearer_than(cx.broker.replicas.local(), &image, rack, &cx.connection.listener)
+        }
+        ReplicaSelector::RackAware | ReplicaSelector::Leader => Vec::new(),
+    }
 }
 
 fn session_request(request: FetchRequest, version: i16, uses_ids: bool) -> SessionRequest {
@@ -158,6 +176,15 @@ fn read_all(targets: &[Target], limits: &Limits) -> Vec<Found> {
                 continue;
             }
         };
+        if !limits.nearer.is_empty()
+            && let Some(broker) = replica.reader_of(wanted.fetch_offset, &limits.nearer)
+        {
+            found.push(match replica.check_leader(wanted.leader_epoch) {
+                Ok(_) => Found::Elsewhere(Elsewhere::new(broker, replica)),
+                Err(error) => Found::Refused(error_map::leader(&error)),
+            });
+            continue;
+        }
         let request = ReadRequest {
             from: wanted.fetch_offset,
             bound: limits.bound,

@@ -17,7 +17,7 @@ use super::current_leader::CurrentLeaders;
 use super::splice::{LengthPrefix, SpliceBuf, placeholder};
 use super::{Close, Part, Reply, RequestContext, table};
 use crate::replica::sessions::{Answer, Told, TopicKey};
-use crate::replica::{Isolation, Read};
+use crate::replica::{Isolation, Read, Replica};
 
 const FLEXIBLE_FROM_VERSION: i16 = 12;
 const ENDPOINTS_FROM_VERSION: i16 = 16;
@@ -33,25 +33,42 @@ const PARTITION_BYTES_EXPECTED: usize = 96;
 pub(super) enum Found {
     Read(Read),
     Refused(ResponseError),
+    /// A consumer is told to read from another replica (KIP-392).
+    Elsewhere(Elsewhere),
     /// Of a follower whose offset this log does not have: it is told where the log begins.
     OutOfRange {
         log_start_offset: i64,
     },
 }
 
+/// Where a consumer should read, and what this leader tells of the partition all the same.
+pub(super) struct Elsewhere {
+    broker: ottla_raft::BrokerId,
+    told: Told,
+    last_stable_offset: i64,
+}
+
+impl Elsewhere {
+    pub(super) fn new(broker: ottla_raft::BrokerId, leader: &Replica) -> Elsewhere {
+        let told =
+            Told { high_watermark: leader.high_watermark().0, log_start_offset: leader.log_start_offset().0 };
+        Elsewhere { broker, told, last_stable_offset: leader.last_stable_offset().0 }
+    }
+}
+
 impl Found {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Found::Read(read) => read.slice.as_ref().map_or(0, |slice| slice.len),
-            Found::Refused(_) | Found::OutOfRange { .. } => 0,
+            Found::Refused(_) | Found::Elsewhere(_) | Found::OutOfRange { .. } => 0,
         }
     }
 
-    /// Kafka answers at once with errors and divergence, whatever the minimum of bytes.
+    /// Kafka answers at once with errors, divergence and other replicas, whatever the minimum of bytes.
     pub(super) fn is_urgent(&self) -> bool {
         match self {
             Found::Read(read) => read.diverging.is_some(),
-            Found::Refused(_) | Found::OutOfRange { .. } => true,
+            Found::Refused(_) | Found::Elsewhere(_) | Found::OutOfRange { .. } => true,
         }
     }
 }
@@ -64,6 +81,9 @@ pub(super) fn answer(found: &Found) -> Answer {
             is_error: false,
             is_notice: read.diverging.is_some(),
         },
+        Found::Elsewhere(elsewhere) => {
+            Answer { told: elsewhere.told, has_records: false, is_error: false, is_notice: true }
+        }
         Found::Refused(_) | Found::OutOfRange { .. } => Answer {
             told: Told { high_watermark: -1, log_start_offset: -1 },
             has_records: false,
@@ -133,6 +153,12 @@ impl<'a> Body<'a> {
                         .with_end_offset(end.end_offset.0);
                 }
                 slice = read.slice;
+            }
+            Found::Elsewhere(elsewhere) => {
+                data.preferred_read_replica = BrokerId(elsewhere.broker.0);
+                data.high_watermark = elsewhere.told.high_watermark;
+                data.log_start_offset = elsewhere.told.log_start_offset;
+                data.last_stable_offset = elsewhere.last_stable_offset;
             }
             Found::OutOfRange { log_start_offset } => {
                 data.error_code = ResponseError::OffsetOutOfRange.code();

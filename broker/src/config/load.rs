@@ -97,6 +97,10 @@ impl Loader {
                 lag_time_max: self.duration("replica.lag.time.max.ms"),
                 high_watermark_checkpoint_interval: self
                     .duration("replica.high.watermark.checkpoint.interval.ms"),
+                selector: match self.text("replica.selector.class") {
+                    Some(class) if class.ends_with(".RackAwareReplicaSelector") => ReplicaSelector::RackAware,
+                    _ => ReplicaSelector::Leader,
+                },
                 quota_window: self.quota_window("replication"),
                 alter_log_dirs_quota_window: self.quota_window("alter.log.dirs.replication"),
                 fetch: ReplicaFetchConfig {

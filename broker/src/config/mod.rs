@@ -26,6 +26,7 @@ use ottla_raft::{BrokerId, ClusterId, Image, Metadata, StaticSettings};
 use table::{Effect, Scope};
 
 use crate::replica::TopicSettingsOf;
+use crate::replica::selector::ReplicaSelector;
 
 /// The configuration this node was started with, and the dynamic part of it that is in force now.
 #[derive(Debug)]
@@ -172,6 +173,8 @@ pub struct ReplicationConfig {
     pub lag_time_max: Duration,
     /// `replica.high.watermark.checkpoint.interval.ms`
     pub high_watermark_checkpoint_interval: Duration,
+    /// `replica.selector.class`
+    pub selector: ReplicaSelector,
     /// `replication.quota.window.*`
     pub quota_window: QuotaWindow,
     /// `alter.log.dirs.replication.quota.window.*`

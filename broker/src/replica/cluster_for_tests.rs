@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::links::{Answer, FETCH_VERSION, LeaderLink, LeaderLinks};
 use super::*;
-use crate::api::{Part, RequestContext, Started, table};
+use crate::api::{Part, Reply, RequestContext, Started, table};
 use crate::config::NodeConfig;
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::Metrics;
@@ -79,6 +79,17 @@ impl LeaderLinks for Links {
     }
 }
 
+fn joined(reply: Reply) -> Bytes {
+    let mut joined = BytesMut::new();
+    for part in reply.parts {
+        match part {
+            Part::Bytes(bytes) => joined.extend_from_slice(&bytes),
+            Part::Slice(slice) => joined.extend_from_slice(&slice.read().unwrap()),
+        }
+    }
+    joined.freeze()
+}
+
 impl Link {
     fn is_cut(&self) -> bool {
         self.net.cut.lock().contains(&(self.from, self.to))
@@ -114,14 +125,7 @@ impl LeaderLink for Link {
                 if net.cut.lock().contains(&ends) {
                     return Err(lost("cut"));
                 }
-                let mut joined = BytesMut::new();
-                for part in reply.parts {
-                    match part {
-                        Part::Bytes(bytes) => joined.extend_from_slice(&bytes),
-                        Part::Slice(slice) => joined.extend_from_slice(&slice.read().unwrap()),
-                    }
-                }
-                Ok(FetchResponse::decode(&mut joined.freeze(), FETCH_VERSION).unwrap())
+                Ok(FetchResponse::decode(&mut joined(reply), FETCH_VERSION).unwrap())
             };
             Ok(answer.boxed())
         }
@@ -190,7 +194,7 @@ impl Cluster {
             id: BrokerId(id),
             incarnation: uuid::Uuid::new_v4(),
             endpoints: vec![endpoint],
-            rack: None,
+            rack: Some(format!("rack-{id}").into()),
             features: features::supported(),
             log_dirs: vec![log_dir.directory_id()],
             previous_epoch: None,
@@ -269,6 +273,16 @@ impl Cluster {
         let request = CreateTopics { topics: vec![topic], validate_only: false };
         let created = self.node.broker().metadata.submit(request).await.unwrap();
         assert!(created[0].result.is_ok(), "{created:?}");
+    }
+
+    /// A request to a broker, and its answer.
+    pub async fn call<Q: Request>(&self, id: i32, version: i16, request: &Q) -> Q::Response {
+        let cx = RequestContext::in_test(&self.brokers[&id].broker, version, None);
+        let mut body = BytesMut::new();
+        request.encode(&mut body, version).unwrap();
+        let started = table::row(Q::KEY).unwrap().start(cx, body.freeze()).unwrap();
+        let (Started::Serial(answer) | Started::Pipelined(answer)) = started else { panic!("no answer") };
+        Q::Response::decode(&mut joined(answer.await.unwrap()), version).unwrap()
     }
 
     /// Lets partitions be moved to other replicas.
@@ -366,6 +380,7 @@ fn config(id: i32, dir: &std::path::Path) -> NodeConfig {
         ("log.dirs", dir.join(format!("data-{id}")).display().to_string()),
         ("ottla.metrics.listener", String::new()),
         ("replica.lag.time.max.ms", "1000".to_owned()),
+        ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector".to_owned()),
     ];
     NodeConfig::load(None, &overrides.map(|(key, value)| (key.to_owned(), value))).unwrap()
 }

@@ -80,6 +80,16 @@ pub enum NotAFollower {
     StaleBrokerEpoch { broker: BrokerId, given: BrokerEpoch, current: BrokerEpoch },
 }
 
+/// A follower as the leader knows it from its fetches.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadingFollower {
+    pub broker: BrokerId,
+    /// It holds everything from `log_start` to `end`.
+    pub log_start: Offset,
+    pub end: Offset,
+    pub caught_up_at: Option<Instant>,
+}
+
 /// What the controller is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
@@ -249,6 +259,19 @@ impl InSyncSet {
         let committed = &self.membership.in_sync_others;
         let proposed = self.pending.iter().flat_map(|pending| &pending.in_sync_others);
         committed.iter().chain(proposed.filter(|id| !committed.contains(id))).copied()
+    }
+
+    /// The followers in sync that a consumer could read from.
+    pub fn reading_followers(&self) -> impl Iterator<Item = ReadingFollower> + '_ {
+        let members = self.followers.iter().filter(|follower| self.is_member(follower.broker));
+        members.filter_map(|follower| {
+            Some(ReadingFollower {
+                broker: follower.broker,
+                end: follower.end?,
+                log_start: follower.log_start?,
+                caught_up_at: follower.caught_up_at,
+            })
+        })
     }
 
     /// The least log start of the replicas that fetched: what none of them holds any more was deleted everywhere.

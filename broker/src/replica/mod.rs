@@ -8,7 +8,8 @@
 //!   all that came -> the next fetch, which says so to the leader.
 //! - `log_dirs`: directories that fail, and what they remember. [`waiters`]: who waits, and how they are woken.
 //!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
-//!   [`sessions`]: fetch sessions (KIP-227). [`quota`]: throttles of replication (KIP-73). `leadership`: whether this broker still leads.
+//!   [`sessions`]: fetch sessions (KIP-227). [`quota`]: throttles of replication (KIP-73). [`selector`]: readers of followers
+//!   (KIP-392). `leadership`: whether this broker still leads.
 //!
 //! Invariants: `log_start <= last_stable <= high_watermark <= end`; the high watermark never falls while the process lives;
 //! nobody is told that an offset is committed before the in-sync set holds it. Lock order: a replica's log before its
@@ -37,6 +38,7 @@ pub mod quota;
 mod read;
 #[cfg(test)]
 mod replication_tests;
+pub mod selector;
 pub mod sessions;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,11 @@
 //! Followers and leaders of one partition, in one process and cut off from each other.
 
 use futures::FutureExt;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::protocol::StrBytes;
 use ottla_batch::{LeaderEpoch, Offset};
 use ottla_raft::BrokerId;
 use ottla_storage::log::FirstBatch;
@@ -145,4 +150,52 @@ async fn a_consumer_may_read_from_a_follower_what_that_knows_to_be_committed() {
     assert!(follower.read(&request).unwrap().slice.is_some());
     request.served = Served::ByLeader;
     assert!(matches!(follower.read(&request), Err(ReadError::Leader(LeaderError::NotLeader))));
+}
+
+/// A consumer's fetch of everything from `offset` on, in a rack.
+async fn fetch(cluster: &Cluster, broker: i32, rack: &str, offset: i64) -> PartitionData {
+    let topic = cluster.leader().topic_id();
+    let partition = FetchPartition::default().with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
+    let topic = FetchTopic::default().with_topic_id(topic.0).with_partitions(vec![partition]);
+    let request = FetchRequest::default()
+        .with_replica_state(ReplicaState::default().with_replica_id((-1).into()))
+        .with_rack_id(StrBytes::from_string(rack.to_owned()))
+        .with_session_epoch(-1)
+        .with_max_bytes(1 << 20)
+        .with_topics(vec![topic]);
+    let response = cluster.call(broker, 17, &request).await;
+    response.responses[0].partitions[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kip_392_a_consumer_is_sent_to_a_replica_in_its_rack() {
+    let cluster = Cluster::start(&[2, 3, 4]).await;
+    cluster.create(&[2, 3], &[]).await;
+    produce(&cluster.leader(), 0..10).await;
+    cluster.await_in_sync(&[2, 3]).await;
+    cluster.await_equal(&[2, 3]).await;
+    let has_records = |data: &PartitionData| data.records.as_ref().is_some_and(|records| !records.is_empty());
+
+    let sent = fetch(&cluster, 2, "rack-3", 0).await;
+    assert_eq!((sent.preferred_read_replica.0, sent.error_code, sent.high_watermark), (3, 0, 10));
+    assert!(!has_records(&sent));
+    let there = fetch(&cluster, 3, "rack-3", 0).await;
+    assert_eq!((there.preferred_read_replica.0, there.error_code, there.high_watermark), (-1, 0, 10));
+    let here = fetch(&cluster, 2, "rack-2", 0).await;
+    assert_eq!(here.preferred_read_replica.0, -1);
+    assert!(here.records.is_some() && there.records == here.records, "the same bytes");
+    for rack in ["", "rack-4", "elsewhere"] {
+        let served = fetch(&cluster, 2, rack, 0).await;
+        assert_eq!(served.preferred_read_replica.0, -1, "no replica in {rack}");
+        assert!(has_records(&served));
+    }
+    // What a follower knows nothing of: the consumer goes back to the leader with it.
+    assert_eq!(fetch(&cluster, 3, "rack-3", 11).await.error_code, ResponseError::OffsetOutOfRange.code());
+
+    cluster.cut(3, true);
+    produce(&cluster.leader(), 10..11).await;
+    cluster.await_in_sync(&[2]).await;
+    let served = fetch(&cluster, 2, "rack-3", 0).await;
+    assert_eq!(served.preferred_read_replica.0, -1, "3 is not in sync");
+    assert!(has_records(&served));
 }
