@@ -26,11 +26,11 @@ mod sealed;
 mod segment;
 mod sync;
 pub(crate) mod time_index;
-mod transaction_index;
+pub(crate) mod transaction_index;
 mod truncate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};

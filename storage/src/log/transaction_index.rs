@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::disk::FileHandle;
 
 const VERSION: i16 = 0;
-const ENTRY_LEN: usize = 34;
+pub(crate) const ENTRY_LEN: usize = 34;
 /// A bound against reading something else: 2 million aborts in one segment.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -36,7 +36,7 @@ impl AbortedTxn {
         bytes
     }
 
-    fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<AbortedTxn> {
+    pub(crate) fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<AbortedTxn> {
         if i16::from_be_bytes([bytes[0], bytes[1]]) > VERSION {
             return None;
         }

@@ -3,15 +3,20 @@
 //! - [`store`]: what is asked of an object store, whichever it is.
 //! - [`directory`]: the embedded one, a local directory with the layout of a bucket.
 //! - [`object`]: the object that holds one segment, and how a reader finds its way in it.
+//! - [`reader`]: reads such objects, with a cache in memory that all readers share.
 //! - [`key`]: the names of these objects.
 //!
-//! Nothing here decides what is uploaded or deleted, and nothing makes threads: what blocks is handed to the caller's
-//! [`directory::Beside`].
+//! Nothing here decides what is uploaded or deleted, and nothing makes threads or tasks: what blocks is handed to the caller's
+//! [`directory::Beside`], what goes on by itself to [`Spawn`].
 
+mod cache;
 pub mod directory;
 pub mod key;
 pub mod object;
+pub mod reader;
 pub mod store;
+
+pub use cache::{CacheCounts, Spawn};
 
 #[cfg(test)]
 mod tests;

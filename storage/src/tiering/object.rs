@@ -28,6 +28,8 @@ pub const FOOTER_BYTES: usize = SECTIONS * 12 + HEAD_BYTES + 4 + 2 + MAGIC.len()
 const HEAD_BYTES: usize = 16 + 4 + 8 + 8 + 4 + 8;
 const SECTIONS: usize = 6;
 const VERSION: u16 = 1;
+/// Of the sections behind the batches: a bound for what is read whole.
+const SECTION_BYTES_MAX: u64 = 64 << 20;
 const MAGIC: &[u8; 8] = b"OttlaSeg";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +143,9 @@ impl Footer {
         }
         if crc != crc32c(&footer[..SECTIONS * 12 + HEAD_BYTES]) {
             return Err(Damaged::new("the checksum of the footer is wrong"));
+        }
+        if sections[1..].iter().any(|(len, _)| *len > SECTION_BYTES_MAX) {
+            return Err(Damaged::new("a section is larger than any can be"));
         }
         let lengths = sections.iter().try_fold(FOOTER_BYTES as u64, |sum, (len, _)| sum.checked_add(*len));
         if lengths != Some(object_bytes) {

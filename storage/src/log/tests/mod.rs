@@ -8,4 +8,4 @@ mod model;
 mod recover;
 mod retain;
 mod sealed;
-mod support;
+pub(crate) mod support;

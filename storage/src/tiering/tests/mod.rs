@@ -1,3 +1,4 @@
 mod directory;
 mod key;
+mod reader;
 mod store;
