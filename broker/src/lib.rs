@@ -18,6 +18,7 @@ pub mod api;
 mod auto_join;
 pub mod clock;
 pub mod config;
+pub mod data_dirs;
 pub mod error_map;
 pub mod group;
 pub mod metrics;

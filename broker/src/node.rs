@@ -10,16 +10,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ottla_raft::quorum::store_memory::MemoryStore;
 use ottla_raft::requests::RegisterBroker;
-use ottla_raft::{BrokerEpoch, BrokerId, Metadata, MetadataConfig, PeerService, QuorumRole, features};
+use ottla_raft::{BrokerId, Metadata, MetadataConfig, PeerService, QuorumRole, features};
 use ottla_storage::disk::Disk;
-use ottla_storage::logdir::{self, LogDir, LogDirError};
+use ottla_storage::logdir::LogDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -27,6 +26,7 @@ use tokio::time::Instant;
 use crate::api::ListenerRole;
 use crate::auto_join;
 use crate::config::{Endpoint, Listener, NodeConfig, SecurityProtocol, host_and_port};
+use crate::data_dirs::{self, DataDirsError};
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
 use crate::net::peers::Peers;
@@ -53,15 +53,13 @@ pub enum StartError {
     #[error("ottla.metrics.listener: cannot listen on {address}: {source}")]
     Metrics { address: String, source: std::io::Error },
     #[error(transparent)]
-    LogDir(#[from] LogDirError),
+    DataDirs(#[from] DataDirsError),
     #[error(transparent)]
     Metadata(#[from] ottla_raft::StartError),
     #[error(transparent)]
     Replicas(#[from] crate::replica::StartError),
     #[error(transparent)]
     Registration(#[from] RegistrationError),
-    #[error("{path} belongs to cluster {found}, but {other_path} to cluster {other}")]
-    TwoClusters { path: PathBuf, found: String, other_path: PathBuf, other: String },
 }
 
 /// A node that serves.
@@ -157,10 +155,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         tokio::spawn(auto_join::run(metadata.clone(), peer_address(&config, &addresses)));
     }
     let cluster_id = metadata.image().cluster_id.to_string();
-    let mut log_dirs = Vec::new();
-    for path in &config.log_dirs {
-        log_dirs.push(LogDir::open(disk.clone(), path, &cluster_id, config.node_id)?);
-    }
+    let (log_dirs, unusable_dirs) = data_dirs::open(&disk, &config, &cluster_id)?;
     let registration = match config.roles.broker {
         true => {
             let introduction = introduction(&config, &addresses, &log_dirs);
@@ -173,6 +168,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         local: BrokerId(config.node_id),
         config: config.clone(),
         log_dirs,
+        unusable_dirs,
         metadata: metadata.clone(),
         broker_epoch: match &registration {
             Some(registration) => registration.epoch(),
@@ -182,7 +178,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         topic_settings: config.topic_settings_of(),
         on_fatal,
         on_dir_failed: match registration.clone() {
-            Some(registration) => Arc::new(move |log_dir| registration.report_offline(log_dir)),
+            Some(registration) => Arc::new(move |failed| registration.report_offline(failed)),
             None => Arc::new(|_| {}),
         },
         links: Arc::new(Sockets {
@@ -256,32 +252,8 @@ async fn start_metadata(
     addresses: &BTreeMap<String, SocketAddr>,
     peers: PeerService,
 ) -> Result<Metadata, StartError> {
-    let mut cluster: Option<(PathBuf, String)> = None;
-    let mut holds_partitions = false;
-    for path in &config.log_dirs {
-        holds_partitions |= logdir::holds_partitions(disk, path)?;
-        let Some(found) = logdir::read_meta_properties(disk, path)? else { continue };
-        if found.node_id != config.node_id {
-            return Err(LogDirError::OtherNode {
-                path: path.clone(),
-                found: found.node_id,
-                expected: config.node_id,
-            }
-            .into());
-        }
-        match &cluster {
-            Some((other_path, other)) if *other != found.cluster_id => {
-                return Err(StartError::TwoClusters {
-                    path: path.clone(),
-                    found: found.cluster_id,
-                    other_path: other_path.clone(),
-                    other: other.clone(),
-                });
-            }
-            _ => cluster = Some((path.clone(), found.cluster_id)),
-        }
-    }
-    let expected = config.cluster_id.clone().or(cluster.map(|(_, id)| id));
+    let examined = data_dirs::examine(disk, config)?;
+    let expected = config.cluster_id.clone().or(examined.cluster_id);
     let mut metadata = MetadataConfig::new(BrokerId(config.node_id), &config.metadata_log_dir);
     metadata.cluster_id = expected.map(|id| ottla_raft::ClusterId(id.into()));
     metadata.topic_defaults = ottla_raft::TopicDefaults {
@@ -299,7 +271,7 @@ async fn start_metadata(
     metadata.voters = config.quorum.voters.clone();
     metadata.bootstrap_servers = config.quorum.bootstrap_servers.clone();
     metadata.election_timeout = config.quorum.election_timeout;
-    metadata.holds_partitions = holds_partitions;
+    metadata.holds_partitions = examined.holds_partitions;
     metadata.peer_address = peer_address(config, addresses);
     metadata.transport = Arc::new(Peers::new());
     metadata.peers = peers;
@@ -343,15 +315,8 @@ fn introduction(
         rack: config.rack.as_deref().map(Into::into),
         features: features::supported(),
         log_dirs: log_dirs.iter().map(LogDir::directory_id).collect(),
-        previous_epoch: clean_shutdown_epoch(log_dirs),
+        previous_epoch: data_dirs::clean_shutdown_epoch(log_dirs),
     }
-}
-
-/// The broker epoch under which this node last shut down cleanly: only if every log directory says so, and the same.
-fn clean_shutdown_epoch(log_dirs: &[LogDir]) -> Option<BrokerEpoch> {
-    let first = log_dirs.first()?.clean_shutdown_epoch()?;
-    let is_same = log_dirs.iter().all(|dir| dir.clean_shutdown_epoch() == Some(first));
-    (is_same && first >= 0).then_some(BrokerEpoch(first))
 }
 
 impl Node {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::LivenessConfig;
+use crate::replica::FailedDir;
 
 /// The epoch of a node that is not registered as a broker.
 pub const NOT_REGISTERED: BrokerEpoch = BrokerEpoch(-1);
@@ -43,6 +44,14 @@ pub enum RegistrationError {
         "no controller registered this broker within {} ms (initial.broker.registration.timeout.ms): {last}", .after.as_millis()
     )]
     TimedOut { after: Duration, last: String },
+}
+
+/// A log directory that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OfflineDir {
+    id: Uuid,
+    /// By when the controller must have heard of it; `None` when it has, or if nothing hangs on it.
+    tell_until: Option<Instant>,
 }
 
 /// What the next heartbeats ask for.
@@ -70,7 +79,7 @@ pub struct Registration {
     answer: watch::Sender<Option<Answer>>,
     /// Set when the broker cannot go on: another process has its id.
     lost: watch::Sender<Option<String>>,
-    offline_log_dirs: watch::Sender<Vec<Uuid>>,
+    offline_log_dirs: watch::Sender<Vec<OfflineDir>>,
     heartbeats: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -99,7 +108,15 @@ impl Registration {
             Ok(registered) => registered?,
             Err(_) => return Err(RegistrationError::TimedOut { after: limit, last }),
         }
-        *registration.heartbeats.lock() = Some(tokio::spawn(Arc::clone(&registration).keep_alive()));
+        let alive = Arc::clone(&registration);
+        *registration.heartbeats.lock() = Some(tokio::spawn(async move {
+            tokio::select! {
+                () = Arc::clone(&alive).keep_alive() => {}
+                reason = alive.untold_too_long() => {
+                    alive.lost.send_replace(Some(reason));
+                }
+            }
+        }));
         Ok(registration)
     }
 
@@ -109,15 +126,52 @@ impl Registration {
         self.epoch.subscribe()
     }
 
-    /// Tells the controller, at once and from then on, that a log directory failed (KIP-858).
-    pub fn report_offline(&self, log_dir: Uuid) {
+    /// Tells the controller, at once and from then on, that a log directory failed (KIP-858). While the controller does not know, it
+    /// leaves partitions that this broker led there without a leader: then there is a limit (`log.dir.failure.timeout.ms`), after
+    /// which the broker is lost.
+    pub fn report_offline(&self, failed: FailedDir) {
+        let limit = self.liveness.log_dir_failure_timeout;
         self.offline_log_dirs.send_if_modified(|dirs| {
-            let is_new = !dirs.contains(&log_dir);
+            let is_new = dirs.iter().all(|dir| dir.id != failed.id);
             if is_new {
-                dirs.push(log_dir);
+                let tell_until = failed.led_partitions.then(|| Instant::now() + limit);
+                dirs.push(OfflineDir { id: failed.id, tell_until });
             }
             is_new
         });
+    }
+
+    /// The controller has heard of these.
+    fn on_told(&self, told: &[Uuid]) {
+        self.offline_log_dirs.send_if_modified(|dirs| {
+            dirs.iter_mut().filter(|dir| told.contains(&dir.id)).for_each(|dir| dir.tell_until = None);
+            // Nobody waits for less to do.
+            false
+        });
+    }
+
+    /// Resolves with the reason when the controller could not be told of a failed directory in time.
+    async fn untold_too_long(&self) -> String {
+        let mut dirs = self.offline_log_dirs.subscribe();
+        loop {
+            let next = dirs.borrow_and_update().iter().filter_map(|dir| dir.tell_until).min();
+            match next {
+                Some(until) if until <= Instant::now() => {
+                    return format!(
+                        "the controller could not be told within {} ms (log.dir.failure.timeout.ms) of a failed log directory in which \
+                         this broker led partitions",
+                        self.liveness.log_dir_failure_timeout.as_millis()
+                    );
+                }
+                Some(until) => {
+                    let _ = tokio::time::timeout_at(until, dirs.changed()).await;
+                }
+                // The sender lives in `self`.
+                None => {
+                    let _ = dirs.changed().await;
+                }
+            }
+        }
     }
 
     /// Has the broker unfenced: from now on it is given leaderships and clients. Returns when it is.
@@ -173,13 +227,21 @@ impl Registration {
         }
     }
 
+    /// With the directories that work now.
+    fn introduction(&self) -> RegisterBroker {
+        let mut request = self.request.clone();
+        let offline = self.offline_log_dirs.borrow();
+        request.log_dirs.retain(|id| offline.iter().all(|dir| dir.id != *id));
+        request
+    }
+
     /// Tries until the controller takes or refuses the broker. `last` is told what the newest attempt failed of.
     async fn register(&self, last: &mut String) -> Result<(), RegistrationError> {
         let id = self.request.id;
         let patience = self.liveness.session_timeout * SESSIONS_BEFORE_DUPLICATE;
         let mut taken_since: Option<Instant> = None;
         loop {
-            match self.metadata.submit(self.request.clone()).await {
+            match self.metadata.submit(self.introduction()).await {
                 Ok(Ok(epoch)) => {
                     tracing::debug!(broker_epoch = epoch.0, "registered");
                     self.epoch.send_replace(epoch);
@@ -273,10 +335,14 @@ impl Registration {
             metadata_offset: *self.metadata.changes().borrow(),
             want_fence: wish == Wish::StayFenced,
             want_shut_down: wish == Wish::ShutDown,
-            offline_log_dirs: self.offline_log_dirs.borrow().clone(),
+            offline_log_dirs: self.offline_log_dirs.borrow().iter().map(|dir| dir.id).collect(),
         };
+        let told = beat.offline_log_dirs.clone();
         match self.metadata.submit(beat).await {
-            Ok(Ok(state)) => Ok(state),
+            Ok(Ok(state)) => {
+                self.on_told(&told);
+                Ok(state)
+            }
             Ok(Err(error @ (BrokerEpochError::NotRegistered(_) | BrokerEpochError::Stale { .. }))) => {
                 Err(Unheard::EpochUnknown(error.to_string()))
             }

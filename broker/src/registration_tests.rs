@@ -23,6 +23,7 @@ fn liveness() -> LivenessConfig {
         registration_timeout: Duration::from_secs(60),
         controlled_shutdown: true,
         controlled_shutdown_max: Duration::from_secs(30),
+        log_dir_failure_timeout: Duration::from_secs(10),
     }
 }
 
@@ -127,12 +128,57 @@ async fn a_failed_log_directory_is_reported_at_once() {
     let registration = register(&metadata, 1).await.unwrap();
     registration.serve().await;
     let began = Instant::now();
-    registration.report_offline(Uuid::from_u128(2));
+    registration.report_offline(failed(2, true));
     let mut changes = metadata.changes();
     while metadata.image().broker(BROKER).unwrap().log_dirs.contains(&Uuid::from_u128(2)) {
         changes.changed().await.unwrap();
     }
     assert!(began.elapsed() < liveness().heartbeat_interval);
+}
+
+fn failed(id: u128, led_partitions: bool) -> FailedDir {
+    FailedDir { id: Uuid::from_u128(id), led_partitions }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_cannot_tell_of_a_failed_directory_is_lost_where_it_led_partitions() {
+    let metadata = controller().await;
+    let registration = register(&metadata, 1).await.unwrap();
+    registration.serve().await;
+    let timeout = liveness().log_dir_failure_timeout;
+
+    // The controller hears of it, and is gone afterwards.
+    registration.report_offline(failed(1, true));
+    let mut changes = metadata.changes();
+    while metadata.image().broker(BROKER).unwrap().log_dirs.contains(&Uuid::from_u128(1)) {
+        changes.changed().await.unwrap();
+    }
+    let answers = registration.answer.subscribe().changed().await;
+    answers.unwrap();
+    metadata.shutdown().await;
+    assert!(tokio::time::timeout(2 * timeout, registration.lost()).await.is_err(), "it was told");
+
+    // Others lead what was there: nothing hangs on it.
+    registration.report_offline(failed(2, false));
+    assert!(tokio::time::timeout(2 * timeout, registration.lost()).await.is_err(), "nothing was led there");
+
+    let began = Instant::now();
+    registration.report_offline(failed(3, true));
+    let reason = registration.lost().await;
+    assert!(reason.contains("log.dir.failure.timeout.ms"), "{reason}");
+    assert!((timeout..timeout + RETRY_PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_registers_anew_names_the_directories_that_work() {
+    let metadata = controller().await;
+    let registration = register(&metadata, 1).await.unwrap();
+    registration.serve().await;
+    registration.report_offline(failed(2, false));
+    let epoch = *registration.epoch().borrow();
+    metadata.submit(UnregisterBroker { id: BROKER }).await.unwrap().unwrap();
+    registration.epoch().wait_for(|now| *now != epoch).await.unwrap();
+    assert_eq!(metadata.image().broker(BROKER).unwrap().log_dirs, [Uuid::from_u128(1)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,6 +28,7 @@ const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
 /// Far more than the marker takes.
 const MARKER_BYTES_MAX: u64 = 4 << 10;
 const DELETE_SUFFIX: &str = "-delete";
+const STRAY_SUFFIX: &str = "-stray";
 /// Kafka bounds topic names at 249 characters; a name with the partition must stay a file name (255 bytes).
 const FILE_NAME_BYTES_MAX: usize = 255;
 
@@ -214,9 +215,17 @@ impl LogDir {
         checkpoints::write(&self.disk, &self.path.join(HIGH_WATERMARK_FILE), entries)
     }
 
-    /// A partition's directory was set aside: what is created under its name starts without the old offsets.
-    pub fn forget_partition(&self, topic: &str, partition: i32) -> io::Result<()> {
-        self.checkpoints.forget(&(topic.to_owned(), partition))
+    /// Renames the directory of a partition that nobody opened to `<name>.<id>-stray`, for a person to look at. What is created
+    /// under its name starts without the old offsets.
+    pub fn set_aside(&self, path: &Path) -> io::Result<PathBuf> {
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+        let aside = self.path.join(renamed_partition(name, Uuid::new_v4(), STRAY_SUFFIX));
+        self.disk.rename(path, &aside)?;
+        self.disk.sync_dir(&self.path)?;
+        if let Some((topic, partition)) = parse_partition_dir(name) {
+            self.checkpoints.forget(&(topic, partition))?;
+        }
+        Ok(aside)
     }
 
     /// The last step of a controlled shutdown, after every log was closed and the checkpoints were written. Not
@@ -343,9 +352,14 @@ fn is_deleted_partition(name: &str) -> bool {
         .is_some_and(|(_, id)| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// Where a partition directory goes when its topic is deleted. Long topic names are cut: the id alone makes it unique.
+/// Where a partition directory goes when its topic is deleted.
 pub(crate) fn deleted_partition_name(name: &str, id: Uuid) -> String {
-    let suffix = format!(".{}{DELETE_SUFFIX}", id.simple());
+    renamed_partition(name, id, DELETE_SUFFIX)
+}
+
+/// `<topic>-<partition>.<id><suffix>`. Long topic names are cut: the id alone makes it unique.
+fn renamed_partition(name: &str, id: Uuid, suffix: &str) -> String {
+    let suffix = format!(".{}{suffix}", id.simple());
     let mut end = name.len().min(FILE_NAME_BYTES_MAX - suffix.len());
     while !name.is_char_boundary(end) {
         end -= 1;

@@ -115,6 +115,9 @@ class Node(Server):
     def quorum(self) -> wire.Quorum:
         return wire.describe_quorum(self.address, self.controller_port if self.is_controller else self.port)
 
+    def log_dirs(self) -> dict[str, wire.LogDir]:
+        return wire.describe_log_dirs(self.address, self.port)
+
     def said(self) -> str:
         """All that it wrote since its last start."""
         return "\n".join([*self.process.lines, *self.process.error_lines])
@@ -333,7 +336,7 @@ class Cluster:
         compared = 0
         for number, partition in self.brokers()[0].metadata(topic).topics[topic].items():
             def contents() -> list[dict[int, bytes]]:
-                return [batches(self.nodes[replica].data_dir / f"{topic}-{number}") for replica in partition.replicas
+                return [batches(self.nodes[replica].partition_dir(topic, number)) for replica in partition.replicas
                         if self.nodes[replica].running()]
 
             def equal() -> bool:

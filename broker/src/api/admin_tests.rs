@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
@@ -19,7 +18,7 @@ use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::{Decodable, Request, StrBytes};
+use kafka_protocol::protocol::{Request, StrBytes};
 use uuid::Uuid;
 
 use super::*;
@@ -50,7 +49,7 @@ impl Bench {
     }
 
     pub(super) async fn call<Q: Request>(&self, version: i16, request: &Q) -> Q::Response {
-        self.call_in(RequestContext::in_test(self.node.broker(), version, None), request).await
+        in_test::call(RequestContext::in_test(self.node.broker(), version, None), request).await
     }
 
     /// As a listener of controllers takes it.
@@ -65,29 +64,7 @@ impl Bench {
             local,
             software: parking_lot::Mutex::default(),
         });
-        self.call_in(cx, request).await
-    }
-
-    async fn call_in<Q: Request>(&self, cx: RequestContext, request: &Q) -> Q::Response {
-        let version = cx.api_version;
-        let mut body = BytesMut::new();
-        request.encode(&mut body, version).unwrap();
-        let started = table::row(Q::KEY).unwrap().start(cx, body.freeze()).unwrap();
-        let reply = match started {
-            Started::Serial(answer) | Started::Pipelined(answer) => answer.await.unwrap(),
-            Started::Silent => panic!("no answer"),
-        };
-        let mut joined = BytesMut::new();
-        for part in reply.parts {
-            match part {
-                Part::Bytes(bytes) => joined.extend_from_slice(&bytes),
-                Part::Slice(_) => panic!("a file in an administrative answer"),
-            }
-        }
-        let mut joined = joined.freeze();
-        let response = Q::Response::decode(&mut joined, version).unwrap();
-        assert!(joined.is_empty(), "{} bytes after the response", joined.len());
-        response
+        in_test::call(cx, request).await
     }
 
     pub(super) async fn create(

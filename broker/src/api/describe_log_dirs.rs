@@ -4,6 +4,7 @@
 //! cordoned (KIP-1066); none ever is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -44,22 +45,33 @@ pub async fn handle(
         let held = of_dir.remove(&Arc::as_ptr(log_dir)).unwrap_or_default();
         response.results.push(describe(log_dir, &held));
     }
+    response.results.extend(
+        replicas
+            .unusable_dirs()
+            .iter()
+            .map(|dir| without_space(&dir.path).with_error_code(ResponseError::KafkaStorageError.code())),
+    );
     Ok(response)
 }
 
-fn describe(log_dir: &LogDir, held: &[Arc<Replica>]) -> DescribeLogDirsResult {
-    let path = std::path::absolute(log_dir.path()).unwrap_or_else(|_| log_dir.path().to_owned());
-    let result = DescribeLogDirsResult::default()
+/// A directory of which nothing is known but its path.
+fn without_space(path: &Path) -> DescribeLogDirsResult {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    DescribeLogDirsResult::default()
         .with_log_dir(StrBytes::from_string(path.display().to_string()))
         .with_total_bytes(-1)
-        .with_usable_bytes(-1);
+        .with_usable_bytes(-1)
+}
+
+fn describe(log_dir: &LogDir, held: &[Arc<Replica>]) -> DescribeLogDirsResult {
+    let result = without_space(log_dir.path());
     if log_dir.offline().is_some() {
         return result.with_error_code(ResponseError::KafkaStorageError.code());
     }
     let space = match log_dir.space() {
         Ok(space) => space,
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "the volume can't be asked for its space");
+            tracing::error!(path = %log_dir.path().display(), %error, "the volume can't be asked for its space");
             return result.with_error_code(ResponseError::KafkaStorageError.code());
         }
     };

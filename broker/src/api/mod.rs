@@ -47,6 +47,8 @@ mod group_tests;
 pub mod group_values;
 pub mod guard;
 pub mod heartbeat;
+#[cfg(test)]
+pub(crate) mod in_test;
 pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;

@@ -112,6 +112,8 @@ pub struct LivenessConfig {
     pub controlled_shutdown: bool,
     /// `ottla.controlled.shutdown.max.ms`
     pub controlled_shutdown_max: Duration,
+    /// `log.dir.failure.timeout.ms`
+    pub log_dir_failure_timeout: Duration,
 }
 
 /// One entry of `listeners`.

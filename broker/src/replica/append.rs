@@ -116,7 +116,7 @@ impl Replica {
             Err(error) => {
                 drop(state);
                 self.on_append_failed(&error);
-                self.check_offline();
+                self.check_offline(&error);
                 return Err(error.into());
             }
         };

@@ -202,6 +202,7 @@ impl Cluster {
         let epoch = metadata.submit(register).await.unwrap().unwrap();
         let metrics = Metrics::new();
         let replicas = ReplicaManager::start(ReplicaOptions {
+            unusable_dirs: Vec::new(),
             local: BrokerId(id),
             config: Arc::clone(&config),
             log_dirs: vec![log_dir],

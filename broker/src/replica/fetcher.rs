@@ -473,7 +473,7 @@ impl Fetcher {
                         "what the leader sent cannot be taken"
                     ),
                 }
-                replica.check_offline();
+                replica.check_offline(&error);
                 self.plan.on_failed(key, Instant::now(), self.context.config.backoff);
             }
         }

@@ -5,7 +5,7 @@
 //! whatever their number, so an append waits for at most the sync that runs and the one after it.
 //!
 //! A failed sync is never repeated on the same file and nothing is acknowledged after it: the kernel may have dropped the
-//! dirty pages, so that a second fsync would succeed over lost data. The process stops with [`Fatal::SyncFailed`].
+//! dirty pages, so that a second fsync would succeed over lost data. The log directory is given up with [`Fatal::SyncFailed`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,15 +24,17 @@ use crate::threads::{Next, Signal, Worker};
 /// need not wait for each other; more threads than this only wait for the same flush.
 pub const SYNC_THREADS_PER_LOG_DIR: usize = 4;
 
-/// Why the process must stop at once.
+/// Why a log directory must not be used any more; or the process must stop at once, having no other.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fatal {
-    #[error(
-        "fdatasync of {log} failed: {reason}; what was not acknowledged may be lost, so this process stops"
-    )]
+    #[error("fdatasync of {log} failed: {reason}; what was not acknowledged may be lost")]
     SyncFailed { log: String, reason: String },
     #[error("log {log} can't be trusted any more: {reason}")]
     LogOffline { log: String, reason: String },
+    #[error("the device below {log} fails: {reason}")]
+    DeviceFailed { log: String, reason: String },
+    #[error("no log directory is left, so this process stops; the last one was {path}: {reason}")]
+    NoLogDirLeft { path: String, reason: String },
 }
 
 impl Fatal {
@@ -40,7 +42,10 @@ impl Fatal {
     pub fn exit_code(&self) -> i32 {
         match self {
             // EX_IOERR of sysexits.h.
-            Fatal::SyncFailed { .. } | Fatal::LogOffline { .. } => 74,
+            Fatal::SyncFailed { .. }
+            | Fatal::LogOffline { .. }
+            | Fatal::DeviceFailed { .. }
+            | Fatal::NoLogDirLeft { .. } => 74,
         }
     }
 }
@@ -178,7 +183,6 @@ impl SyncQueue {
                 log: format!("{}-{}", replica.topic(), replica.partition()),
                 reason: reason.to_string(),
             };
-            tracing::error!(%fatal, "stopping");
             self.report(fatal);
             return;
         }

@@ -5,24 +5,42 @@
 //! the controller is told by the heartbeat, and the others go on. Without another directory there is nothing to go on with.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ottla_raft::TopicId;
 use ottla_raft::requests::AssignReplicasToDirs;
+use ottla_storage::disk::device_failure;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::group_commit::{Fatal, OnFatal};
 use super::manager::ReplicaManager;
+use super::partition::Replica;
 
 /// Replicas in one request; the controller makes one entry of its log of it.
 const ASSIGNMENTS_PER_REQUEST_MAX: usize = 1_000;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Told with the id of a directory that failed.
-pub type OnDirFailed = Arc<dyn Fn(Uuid) + Send + Sync>;
+/// A log directory that failed while the broker ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedDir {
+    pub id: Uuid,
+    /// Whether the broker led partitions in it.
+    pub led_partitions: bool,
+}
+
+/// Told when a directory fails.
+pub type OnDirFailed = Arc<dyn Fn(FailedDir) + Send + Sync>;
+
+/// An entry of `log.dirs` that could not be used when the node started. What lies in it is not known.
+#[derive(Debug, Clone)]
+pub struct UnusableDir {
+    pub path: PathBuf,
+    pub reason: String,
+}
 
 /// What a failed sync leads to, for the queue of one directory: which is started before there is a manager.
 pub(super) fn on_sync_failed(
@@ -99,17 +117,51 @@ impl ReplicaManager {
             return;
         }
         log_dir.mark_offline(reason.to_string());
+        let path = log_dir.path().display().to_string();
         if self.dirs.iter().all(|dir| dir.log_dir.offline().is_some()) {
-            (self.on_fatal)(reason);
+            (self.on_fatal)(Fatal::NoLogDirLeft { path, reason: reason.to_string() });
             return;
         }
-        tracing::error!(path = %log_dir.path().display(), %reason, "a log directory failed; its replicas are offline");
+        tracing::error!(path, %reason, "a log directory failed; its replicas are offline");
         // ORDER: nothing is acknowledged any more before anybody else is told.
+        let mut led_partitions = false;
         for replica in self.replicas().iter().filter(|replica| replica.dir == index) {
-            replica.go_offline();
-            self.fetchers.leave((replica.topic_id(), replica.partition()));
+            led_partitions |= replica.leader_epoch().is_some();
+            self.take_offline(replica);
         }
-        (self.on_dir_failed)(log_dir.directory_id());
+        (self.on_dir_failed)(FailedDir { id: log_dir.directory_id(), led_partitions });
+    }
+
+    fn take_offline(&self, replica: &Replica) {
+        replica.go_offline();
+        self.fetchers.leave((replica.topic_id(), replica.partition()));
+    }
+
+    /// Replicas that were being opened while their directory failed.
+    pub(super) fn check_dirs_of(&self, replicas: &[Arc<Replica>]) {
+        let is_offline = |replica: &&Arc<Replica>| self.dirs[replica.dir].log_dir.offline().is_some();
+        replicas.iter().filter(is_offline).for_each(|replica| self.take_offline(replica));
+    }
+
+    /// After an error of something in a directory: the directory is given up if its device failed.
+    pub(super) fn check_dir(&self, index: usize, what: &str, error: &(dyn std::error::Error + 'static)) {
+        if let Some(reason) = device_failure(error) {
+            let log = format!("{} of {}", what, self.dirs[index].log_dir.path().display());
+            self.fail_dir(index, Fatal::DeviceFailed { log, reason: reason.to_string() });
+        }
+    }
+
+    /// Recovery points and log start offsets of all logs, durably.
+    pub(super) fn write_checkpoints(&self) {
+        for (index, dir) in self.dirs.iter().enumerate() {
+            if dir.log_dir.offline().is_some() {
+                continue;
+            }
+            if let Err(error) = dir.log_dir.write_checkpoints() {
+                tracing::error!(path = %dir.log_dir.path().display(), %error, "checkpoints not written");
+                self.check_dir(index, "checkpoints", &error);
+            }
+        }
     }
 
     /// What each directory remembers of how far its replicas were committed, for their next start.
@@ -119,7 +171,7 @@ impl ReplicaManager {
             let key = (replica.topic().to_string(), replica.partition());
             by_dir[replica.dir].insert(key, replica.high_watermark());
         }
-        for (dir, high_watermarks) in self.dirs.iter().zip(by_dir) {
+        for (index, (dir, high_watermarks)) in self.dirs.iter().zip(by_dir).enumerate() {
             let mut written = dir.high_watermarks.lock();
             if dir.log_dir.offline().is_some() || *written == high_watermarks {
                 continue;
@@ -128,6 +180,7 @@ impl ReplicaManager {
                 Ok(()) => *written = high_watermarks,
                 Err(error) => {
                     tracing::error!(path = %dir.log_dir.path().display(), %error, "high watermarks not written");
+                    self.check_dir(index, "checkpoints", &error);
                 }
             }
         }

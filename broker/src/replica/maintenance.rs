@@ -251,7 +251,7 @@ fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
         Err(error) => {
             drop(state);
             tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "retention failed");
-            replica.check_offline();
+            replica.check_offline(&error);
         }
     }
 }

@@ -18,7 +18,7 @@ use imbl::ordmap::DiffItem;
 use ottla_batch::{LeaderEpoch, Offset};
 use ottla_raft::{BrokerEpoch, BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
 use ottla_storage::log::LastShutdown;
-use ottla_storage::logdir::LogDir;
+use ottla_storage::logdir::{LogDir, PartitionDir};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ use super::group_commit::{OnFatal, SyncQueue};
 use super::in_sync::Membership;
 use super::isr_changes::IsrChanges;
 use super::links::LeaderLinks;
-use super::log_dirs::{Assignments, OnDirFailed, on_sync_failed};
+use super::log_dirs::{Assignments, FailedDir, OnDirFailed, UnusableDir, on_sync_failed};
 use super::maintenance::Maintenance;
 use super::partition::{Queues, Replica, TopicSettings, TopicSettingsOf};
 use super::producer_ids::ProducerIds;
@@ -51,6 +51,8 @@ pub struct ReplicaOptions {
     pub config: Arc<NodeConfig>,
     /// Opened (and so locked) by the node, in the order of `log.dirs`.
     pub log_dirs: Vec<LogDir>,
+    /// Entries of `log.dirs` that could not be opened.
+    pub unusable_dirs: Vec<UnusableDir>,
     pub metadata: Metadata,
     /// This broker's epoch as the controller gave it; changes when it registers anew.
     pub broker_epoch: watch::Receiver<BrokerEpoch>,
@@ -63,8 +65,8 @@ pub struct ReplicaOptions {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("log directory {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("no log directory can be used: {0}")]
+    NoLogDir(String),
     #[error("starting a thread: {0}")]
     Thread(io::Error),
 }
@@ -95,6 +97,7 @@ pub struct ReplicaManager {
     local: BrokerId,
     config: Arc<NodeConfig>,
     pub(super) dirs: Vec<Dir>,
+    unusable_dirs: Vec<UnusableDir>,
     metadata: Metadata,
     broker_epoch: watch::Receiver<BrokerEpoch>,
     counters: Arc<Counters>,
@@ -124,8 +127,15 @@ pub struct ReplicaManager {
 struct Applied {
     image: Arc<Image>,
     /// What lay on the disks at start and was not opened yet, by topic and partition.
-    on_disk: HashMap<(String, i32), Found>,
+    on_disk: HashMap<(String, i32), Vec<Found>>,
     stopped: bool,
+}
+
+/// What a directory holds: partitions, and their high watermarks.
+type Surveyed = (Vec<PartitionDir>, BTreeMap<(String, i32), Offset>);
+
+fn survey(log_dir: &LogDir) -> io::Result<Surveyed> {
+    Ok((log_dir.partitions()?, log_dir.read_high_watermarks()?))
 }
 
 #[derive(Clone)]
@@ -154,6 +164,7 @@ impl ReplicaManager {
             local,
             config,
             log_dirs,
+            unusable_dirs,
             metadata,
             broker_epoch,
             metrics,
@@ -165,16 +176,21 @@ impl ReplicaManager {
         let this = Arc::new(OnceLock::new());
         let counters = Arc::new(Counters::register(&metrics));
         let mut dirs = Vec::new();
-        let mut on_disk = HashMap::new();
+        let mut on_disk: HashMap<_, Vec<Found>> = HashMap::new();
         for (index, log_dir) in log_dirs.into_iter().enumerate() {
-            let io_error = |source| StartError::Io { path: log_dir.path().to_owned(), source };
-            let found = log_dir.partitions().map_err(io_error)?;
+            let (found, high_watermarks) = match survey(&log_dir) {
+                Ok(surveyed) => surveyed,
+                Err(error) => {
+                    let (path, reason) = (log_dir.path().display(), error.to_string());
+                    tracing::error!(%path, reason, "a log directory can't be read; its replicas are offline");
+                    log_dir.mark_offline(reason);
+                    Default::default()
+                }
+            };
             for partition in found {
                 let key = (partition.topic, partition.partition);
                 let found = Found { dir: index, topic_id: partition.topic_id, path: partition.path };
-                if let Some(other) = on_disk.insert(key, found) {
-                    tracing::error!(path = %other.path.display(), "a partition lies in two log directories; the later one is used");
-                }
+                on_disk.entry(key).or_default().push(found);
             }
             let syncs = SyncQueue::start(
                 &index.to_string(),
@@ -183,9 +199,12 @@ impl ReplicaManager {
                 Some(Arc::clone(&counters)),
             )
             .map_err(StartError::Thread)?;
-            let high_watermarks = Mutex::new(log_dir.read_high_watermarks().map_err(io_error)?);
+            let high_watermarks = Mutex::new(high_watermarks);
             let (log_dir, replicas) = (Arc::new(log_dir), AtomicUsize::new(0));
             dirs.push(Dir { log_dir, syncs, replicas, high_watermarks });
+        }
+        if let Some(last) = dirs.last().filter(|_| dirs.iter().all(|dir| dir.log_dir.offline().is_some())) {
+            return Err(StartError::NoLogDir(last.log_dir.offline().unwrap_or_default().to_owned()));
         }
         let slots = config.replication.fetch_session_slots_max;
         let quotas = Arc::new(Quotas::new(&config));
@@ -208,6 +227,7 @@ impl ReplicaManager {
             local,
             config,
             dirs,
+            unusable_dirs,
             metadata: metadata.clone(),
             broker_epoch,
             counters,
@@ -230,6 +250,10 @@ impl ReplicaManager {
             runtime: tokio::runtime::Handle::current(),
         });
         let _ = this.set(Arc::downgrade(&manager));
+        // The broker registered with them.
+        for id in manager.offline_log_dirs() {
+            (manager.on_dir_failed)(FailedDir { id, led_partitions: false });
+        }
         tokio::spawn(Arc::clone(&manager.assignments).run(Arc::downgrade(&manager)));
         let mut changes = metadata.changes();
         changes.mark_unchanged();
@@ -396,6 +420,11 @@ impl ReplicaManager {
         self.dirs.iter().map(|dir| &dir.log_dir)
     }
 
+    /// Entries of `log.dirs` that could not be opened at the start.
+    pub fn unusable_dirs(&self) -> &[UnusableDir] {
+        &self.unusable_dirs
+    }
+
     /// The log directory of a replica.
     pub fn log_dir_of(&self, replica: &Replica) -> &Arc<LogDir> {
         &self.dirs[replica.dir].log_dir
@@ -474,7 +503,14 @@ impl ReplicaManager {
                         }
                     }
                     None => {
-                        let dir = self.dir_for(&mut applied, topic, partition);
+                        let had_it = |old: &Arc<ottla_raft::Topic>| {
+                            old.partition(partition).is_some_and(|state| state.replicas.contains(&self.local))
+                        };
+                        let is_new = !is_first && !old.is_some_and(had_it);
+                        let Some(dir) = self.dir_for(&mut applied, topic, partition, is_new) else {
+                            self.failed.lock().insert((topic.id, partition));
+                            continue;
+                        };
                         let settings = settings
                             .get_or_insert_with(|| Arc::new((self.topic_settings)(&image, &topic.name)));
                         wanted.push(Wanted {
@@ -491,63 +527,102 @@ impl ReplicaManager {
         }
         self.directory.remove(&left);
         let opened = self.open(wanted, &image);
-        self.directory.change(opened, &[]);
+        self.directory.change(opened.clone(), &[]);
+        self.check_dirs_of(&opened);
         self.tell_leaders_of_brokers(&before, &image);
         self.update_settings(&before, &image);
         self.applied.send_replace(image.last_offset);
         true
     }
 
-    /// Where an assigned partition lies, or will.
-    fn dir_for(&self, applied: &mut Applied, topic: &ottla_raft::Topic, partition: i32) -> usize {
-        let dir = match applied.on_disk.remove(&(topic.name.to_string(), partition)) {
-            Some(found) => {
-                if found.topic_id.is_none() {
-                    tracing::warn!(
-                        path = %found.path.display(),
-                        "partition.metadata is missing or unreadable; the directory is taken as what its name says"
-                    );
-                }
-                found.dir
+    /// Where an assigned partition lies, or will. `None` if it lies, or may lie, where this broker can't read it: an empty replica in
+    /// its place could lose what it acknowledged. `is_new`: it was assigned to this broker just now.
+    fn dir_for(
+        &self,
+        applied: &mut Applied,
+        topic: &ottla_raft::Topic,
+        partition: i32,
+        is_new: bool,
+    ) -> Option<usize> {
+        let assigned =
+            topic.partition(partition).map_or(uuid::Uuid::nil(), |state| state.directory(self.local));
+        let assigned = self.online_dirs().find(|index| self.dirs[*index].log_dir.directory_id() == assigned);
+        let found = applied.on_disk.remove(&(topic.name.to_string(), partition)).unwrap_or_default();
+        let dir = match &found[..] {
+            [] if is_new || assigned.is_some() || !self.has_offline_dirs() => assigned.or_else(|| {
+                self.online_dirs().min_by_key(|index| self.dirs[*index].replicas.load(Ordering::Relaxed))
+            }),
+            [] => {
+                tracing::warn!(topic = %topic.name, partition, "the replica is in a log directory that can't be used");
+                None
             }
-            None => {
-                let online = self.dirs.iter().enumerate().filter(|(_, dir)| dir.log_dir.offline().is_none());
-                online
-                    .min_by_key(|(_, dir)| dir.replicas.load(Ordering::Relaxed))
-                    .map_or(0, |(index, _)| index)
-            }
-        };
+            [one] => Some(one.dir),
+            several => self.choose(several, assigned),
+        }?;
+        if found.iter().any(|found| found.dir == dir && found.topic_id.is_none()) {
+            tracing::warn!(
+                path = %self.dirs[dir].log_dir.partition_path(&topic.name, partition).display(),
+                "partition.metadata is missing or unreadable; the directory is taken as what its name says"
+            );
+        }
         self.dirs[dir].replicas.fetch_add(1, Ordering::Relaxed);
-        dir
+        Some(dir)
+    }
+
+    /// Which of several directories of one partition is the replica: a move between log directories that was cut off by a crash leaves
+    /// two, and the controller knew where it went before. The others are set aside.
+    fn choose(&self, several: &[Found], assigned: Option<usize>) -> Option<usize> {
+        let Some(chosen) = several.iter().find(|found| Some(found.dir) == assigned) else {
+            for found in several {
+                tracing::error!(
+                    path = %found.path.display(),
+                    "a partition lies in several log directories, none of which the controller knows as its place; none is used"
+                );
+            }
+            return None;
+        };
+        several.iter().filter(|found| found.dir != chosen.dir).for_each(|found| self.set_aside(found));
+        Some(chosen.dir)
+    }
+
+    fn online_dirs(&self) -> impl Iterator<Item = usize> {
+        let dirs = self.dirs.iter().enumerate();
+        dirs.filter(|(_, dir)| dir.log_dir.offline().is_none()).map(|(index, _)| index)
+    }
+
+    fn has_offline_dirs(&self) -> bool {
+        !self.unusable_dirs.is_empty() || self.dirs.iter().any(|dir| dir.log_dir.offline().is_some())
     }
 
     /// Renames directories whose topic id the image does not have. Those without a readable id stay.
     fn set_strays_aside(&self, applied: &mut Applied, image: &Image) {
-        applied.on_disk.retain(|(topic, partition), found| {
-            let Some(found_id) = found.topic_id else { return true };
-            let state = image.topic_by_id(TopicId(found_id)).and_then(|topic| topic.partition(*partition));
-            if state.is_some_and(|state| state.replicas.contains(&self.local)) {
-                return true;
-            }
-            let log_dir = &self.dirs[found.dir].log_dir;
-            let name = format!("{topic}-{partition}.{}-stray", found_id.simple());
-            let aside = log_dir.path().join(name);
-            let renamed = log_dir
-                .disk()
-                .rename(&found.path, &aside)
-                .and_then(|()| log_dir.disk().sync_dir(log_dir.path()))
-                .and_then(|()| log_dir.forget_partition(topic, *partition));
-            match renamed {
-                Ok(()) => tracing::warn!(
-                    path = %aside.display(),
-                    "the metadata knows no such partition on this broker; its directory was set aside and can be removed"
-                ),
-                Err(error) => {
-                    tracing::error!(path = %found.path.display(), %error, "a stray directory can't be set aside");
+        applied.on_disk.retain(|(_, partition), places| {
+            places.retain(|found| {
+                let Some(found_id) = found.topic_id else { return true };
+                let state =
+                    image.topic_by_id(TopicId(found_id)).and_then(|topic| topic.partition(*partition));
+                let is_ours = state.is_some_and(|state| state.replicas.contains(&self.local));
+                if !is_ours {
+                    self.set_aside(found);
                 }
-            }
-            false
+                is_ours
+            });
+            !places.is_empty()
         });
+    }
+
+    /// Nothing is deleted that this process did not create a better copy of.
+    fn set_aside(&self, found: &Found) {
+        let log_dir = &self.dirs[found.dir].log_dir;
+        match log_dir.set_aside(&found.path) {
+            Ok(aside) => tracing::warn!(
+                path = %aside.display(),
+                "the metadata knows no such partition here; its directory was set aside and can be removed"
+            ),
+            Err(error) => {
+                tracing::error!(path = %found.path.display(), %error, "a stray directory can't be set aside");
+            }
+        }
     }
 
     fn open(&self, wanted: Vec<Wanted>, image: &Image) -> Vec<Arc<Replica>> {
@@ -610,6 +685,7 @@ impl ReplicaManager {
                 tracing::error!(topic = %wanted.topic, partition = wanted.partition, %error, "the log can't be opened");
                 dir.replicas.fetch_sub(1, Ordering::Relaxed);
                 self.failed.lock().insert((wanted.topic_id, wanted.partition));
+                self.check_dir(wanted.dir, "a log", &error);
                 None
             }
         }
@@ -627,7 +703,7 @@ impl ReplicaManager {
             if let Err(error) = led {
                 tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "can't lead");
                 replica.go_offline();
-                replica.check_offline();
+                replica.check_offline(&error);
             }
             return;
         }
@@ -749,15 +825,6 @@ impl ReplicaManager {
             }
             // Here and not when the last handle of the manager is dropped, which a task that ends later may hold.
             dir.log_dir.release();
-        }
-    }
-
-    /// Recovery points and log start offsets of all logs, durably.
-    pub(super) fn write_checkpoints(&self) {
-        for dir in &self.dirs {
-            if let Err(error) = dir.log_dir.write_checkpoints() {
-                tracing::error!(path = %dir.log_dir.path().display(), %error, "checkpoints not written");
-            }
         }
     }
 }

@@ -30,6 +30,8 @@ mod isr_changes;
 mod leadership;
 pub mod links;
 mod log_dirs;
+#[cfg(test)]
+mod log_dirs_tests;
 mod maintenance;
 mod manager;
 mod partition;
@@ -50,6 +52,7 @@ pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAc
 pub use directory::TopicReplicas;
 pub use group_commit::{Fatal, OnFatal};
 pub use in_sync::Durability;
+pub use log_dirs::{FailedDir, UnusableDir};
 pub use manager::{LookupError, ReplicaManager, ReplicaOptions, StartError};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
 pub use producer_ids::ProducerIdError;

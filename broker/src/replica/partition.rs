@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicUsize,
 use arc_swap::ArcSwap;
 use ottla_batch::{AppendPolicy, CompressionPolicy, LeaderEpoch, Offset, TimestampMs, TimestampType};
 use ottla_raft::{BrokerEpoch, BrokerId, Image, TopicId};
+use ottla_storage::disk::device_failure;
 use ottla_storage::log::{Log, LogConfig, Synced};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -398,12 +399,21 @@ impl Replica {
         self.leave(Role::Offline);
     }
 
-    /// After an error: if it took the log offline, so is the replica, and its directory is not to be trusted.
-    pub(super) fn check_offline(&self) {
-        let Some(offline) = self.state.lock().log.offline() else { return };
-        self.go_offline();
-        let log = format!("{}-{}", self.topic, self.partition);
-        self.syncs.report(Fatal::LogOffline { log, reason: offline.reason });
+    /// After an error of the log: if it took the log offline, so is the replica, and its directory is not to be trusted; nor is
+    /// it if the error says that the device failed. Called without the log's lock.
+    pub(super) fn check_offline(&self, error: &(dyn std::error::Error + 'static)) {
+        // The log of a deleted topic refuses everything, which is nobody's fault.
+        if self.is_deleted() {
+            return;
+        }
+        let log = || format!("{}-{}", self.topic, self.partition);
+        let offline = self.state.lock().log.offline();
+        if let Some(offline) = offline {
+            self.go_offline();
+            self.syncs.report(Fatal::LogOffline { log: log(), reason: offline.reason });
+        } else if let Some(reason) = device_failure(error) {
+            self.syncs.report(Fatal::DeviceFailed { log: log(), reason: reason.to_string() });
+        }
     }
 
     /// The topic is gone. The caller removes the files.

@@ -125,12 +125,22 @@ impl Replica {
             });
         }
         self.touch(clock::now());
-        self.read_locked(&self.state.lock(), request)
+        let read = self.read_locked(&self.state.lock(), request);
+        read.inspect_err(|error| self.check_offline(error))
     }
 
     /// Answers a fetch of a follower up to the end of the log. `fetch` is what it says about itself, which counts from now
     /// on; `None` when it was counted before.
     pub fn read_for_follower(
+        self: &Arc<Replica>,
+        request: &ReadRequest,
+        fetch: Option<&FollowerFetch>,
+        lag_max: Duration,
+    ) -> Result<Read, ReadError> {
+        self.read_and_count(request, fetch, lag_max).inspect_err(|error| self.check_offline(error))
+    }
+
+    fn read_and_count(
         self: &Arc<Replica>,
         request: &ReadRequest,
         fetch: Option<&FollowerFetch>,
@@ -205,7 +215,8 @@ impl Replica {
         bound: ReadBound,
     ) -> Result<Option<TimestampedOffset>, ottla_storage::log::ReadError> {
         let limit = self.bound(bound);
-        self.state.lock().log.offset_for_timestamp(timestamp, limit)
+        let found = self.state.lock().log.offset_for_timestamp(timestamp, limit);
+        found.inspect_err(|error| self.check_offline(error))
     }
 
     pub fn offset_of_max_timestamp(
@@ -213,7 +224,8 @@ impl Replica {
         bound: ReadBound,
     ) -> Result<Option<TimestampedOffset>, ottla_storage::log::ReadError> {
         let limit = self.bound(bound);
-        self.state.lock().log.offset_of_max_timestamp(limit)
+        let found = self.state.lock().log.offset_of_max_timestamp(limit);
+        found.inspect_err(|error| self.check_offline(error))
     }
 
     pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {

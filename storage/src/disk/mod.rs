@@ -81,6 +81,23 @@ enum FileRepr {
     Simulated(simulated::SimulatedFile),
 }
 
+/// What an error says of its device, found among its causes: that the device or its file system is gone or can't be relied on, so
+/// that nothing on it will work before it is repaired. None if only this one operation was refused.
+pub fn device_failure<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::Error> {
+    use rustix::io::Errno;
+    // A read-only file system is what ext4 makes of one that it found damaged (errors=remount-ro).
+    const FAILURES: [Errno; 7] =
+        [Errno::IO, Errno::ROFS, Errno::NXIO, Errno::NODEV, Errno::STALE, Errno::UCLEAN, Errno::NOTCONN];
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Errno::from_io_error(io).filter(|errno| FAILURES.contains(errno)).map(|_| io);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 impl Disk {
     pub fn real() -> Disk {
         Disk::new(Backend::Real, OPEN_FILES_MAX)
@@ -259,7 +276,7 @@ impl Disk {
     pub fn space(&self, path: &Path) -> io::Result<Space> {
         match &self.inner.backend {
             Backend::Real => real::space(path),
-            Backend::Simulated(disk) => disk.space(),
+            Backend::Simulated(disk) => disk.space(path),
         }
     }
 }

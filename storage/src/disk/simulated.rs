@@ -7,12 +7,13 @@
 //! - Each operation that changes something has a number; a fault can be set for any of them.
 //! - A sync can take time: nothing here waits, but whoever waits for syncs asks how long (`Disk::sync_time`).
 //! - A capacity makes it full: a write that does not fit writes what fits and then fails, as ENOSPC does.
+//! - What lies below a path can be a device that failed: everything that touches it gets EIO until it is repaired.
 //! - Files opened before a crash fail afterwards: a destructor that writes cannot make a crash look clean.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ struct State {
     operations: u64,
     fault: Option<(u64, Fault)>,
     capacity: Option<u64>,
+    /// Where a device failed.
+    broken: Option<PathBuf>,
     /// Shortest and longest time of a sync, and where the next one is drawn from.
     sync_time: Option<(Duration, Duration, Coin)>,
     counts: Counts,
@@ -99,6 +102,7 @@ enum DirChange {
 pub(super) struct SimulatedFile {
     disk: SimulatedDisk,
     inode: InodeId,
+    path: PathBuf,
     generation: u64,
 }
 
@@ -151,6 +155,7 @@ impl SimulatedDisk {
             operations: 0,
             fault: None,
             capacity: None,
+            broken: None,
             sync_time: None,
             counts: Counts::default(),
         };
@@ -215,6 +220,11 @@ impl SimulatedDisk {
         Some(*min + Duration::from_micros(coin.upto(spread) as u64))
     }
 
+    /// The device below `path` fails, or works again.
+    pub fn set_broken(&self, path: Option<&Path>) {
+        self.state.lock().broken = path.map(Path::to_owned);
+    }
+
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used()
     }
@@ -227,6 +237,7 @@ impl SimulatedDisk {
         let mut state = self.state.lock();
         state.counts.opens += 1;
         let generation = state.generation;
+        state.check_device(path)?;
         let (parent, name) = state.parent_of(path)?;
         let inode = match state.dir(parent)?.current.get(&name) {
             Some(inode) => *inode,
@@ -242,11 +253,12 @@ impl SimulatedDisk {
             }
         };
         state.file(inode)?;
-        Ok(SimulatedFile { disk: self.clone(), inode, generation })
+        Ok(SimulatedFile { disk: self.clone(), inode, path: path.to_owned(), generation })
     }
 
     pub(super) fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.check_device(path)?;
         let mut at = ROOT;
         for name in names(path) {
             at = match state.dir(at)?.current.get(name) {
@@ -265,6 +277,7 @@ impl SimulatedDisk {
 
     pub(super) fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let state = self.state.lock();
+        state.check_device(path)?;
         let dir = state.dir(state.find(path)?)?;
         Ok(dir
             .current
@@ -277,7 +290,9 @@ impl SimulatedDisk {
     }
 
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
-        match self.state.lock().find(path) {
+        let state = self.state.lock();
+        state.check_device(path)?;
+        match state.find(path) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -286,11 +301,14 @@ impl SimulatedDisk {
 
     pub(super) fn file_len(&self, path: &Path) -> io::Result<u64> {
         let state = self.state.lock();
+        state.check_device(path)?;
         Ok(state.file(state.find(path)?)?.current.len() as u64)
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.check_device(from)?;
+        state.check_device(to)?;
         let (from_dir, from_name) = state.parent_of(from)?;
         let (to_dir, to_name) = state.parent_of(to)?;
         let inode =
@@ -312,6 +330,7 @@ impl SimulatedDisk {
 
     pub(super) fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.check_device(path)?;
         let (dir, name) = state.parent_of(path)?;
         if !state.dir(dir)?.current.contains_key(&name) {
             return Err(io::ErrorKind::NotFound.into());
@@ -333,6 +352,7 @@ impl SimulatedDisk {
     pub(super) fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.dir_syncs += 1;
+        state.check_device(path)?;
         let inode = state.find(path)?;
         state.dir(inode)?;
         state.begin_change()?;
@@ -353,14 +373,22 @@ impl SimulatedDisk {
         Ok(Some(SimulatedLock { disk: self.clone(), inode, generation }))
     }
 
-    pub(super) fn space(&self) -> io::Result<Space> {
+    pub(super) fn space(&self, path: &Path) -> io::Result<Space> {
         let state = self.state.lock();
+        state.check_device(path)?;
         let total_bytes = state.capacity.unwrap_or(1 << 40);
         Ok(Space { total_bytes, usable_bytes: total_bytes.saturating_sub(state.used()) })
     }
 }
 
 impl State {
+    fn check_device(&self, path: &Path) -> io::Result<()> {
+        match &self.broken {
+            Some(broken) if path.starts_with(broken) => Err(rustix::io::Errno::IO.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn used(&self) -> u64 {
         let len = |inode: &Inode| match inode {
             Inode::File(file) => file.current.len() as u64,
@@ -518,11 +546,10 @@ fn names(path: &Path) -> impl Iterator<Item = &str> {
 
 impl SimulatedFile {
     fn check_alive(&self, state: &State) -> io::Result<()> {
-        if self.generation == state.generation {
-            Ok(())
-        } else {
-            Err(io::Error::other("this file was opened before a simulated crash"))
+        if self.generation != state.generation {
+            return Err(io::Error::other("this file was opened before a simulated crash"));
         }
+        state.check_device(&self.path)
     }
 
     pub(super) fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {

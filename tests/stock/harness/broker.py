@@ -70,7 +70,9 @@ class Server:
     # -- files
 
     def partition_dir(self, topic: str, partition: int) -> Path:
-        return self.data_dir / f"{topic}-{partition}"
+        """Where it lies; in the first directory if it lies nowhere."""
+        places = [Path(path) / f"{topic}-{partition}" for path in self.config.get("log.dirs", str(self.data_dir)).split(",")]
+        return next((place for place in places if place.exists()), places[0])
 
     # -- inside
 

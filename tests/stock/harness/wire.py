@@ -1,6 +1,6 @@
-"""Two requests over a plain socket, because no client tells what one chosen node says: Metadata and DescribeQuorum.
+"""Requests over a plain socket, because no client tells what one chosen node says: Metadata, DescribeQuorum, DescribeLogDirs.
 
-Both in a version old enough for any broker, decoded by hand. An OSError means that the node did not answer.
+Each in a version old enough for any broker, decoded by hand. An OSError means that the node did not answer.
 """
 
 import socket
@@ -36,6 +36,13 @@ class Quorum:
     # Id to log end offset.
     voters: dict[int, int] = field(default_factory=dict)
     observers: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class LogDir:
+    """Partitions by (topic, number, is future): size and lag."""
+    error: int
+    partitions: dict[tuple[str, int, bool], tuple[int, int]] = field(default_factory=dict)
 
 
 class _Reader:
@@ -153,4 +160,21 @@ def describe_quorum(host: str, port: int, timeout_s: float = 2) -> Quorum:
             replica = answer.int32()
             replicas[replica] = answer.int64()
             answer.tags()
+    return found
+
+
+def describe_log_dirs(host: str, port: int, timeout_s: float = 2) -> dict[str, LogDir]:
+    """DescribeLogDirs version 1 of all partitions, by path."""
+    answer = _Reader(exchange(host, port, _header(35, 1) + struct.pack(">i", -1), timeout_s))
+    answer.int32()  # correlation id
+    answer.int32()  # throttle time
+    found = {}
+    for _ in range(answer.int32()):
+        error = answer.int16()
+        directory = found.setdefault(answer.string(), LogDir(error))
+        for _ in range(answer.int32()):
+            topic = answer.string()
+            for _ in range(answer.int32()):
+                partition, size, lag = answer.int32(), answer.int64(), answer.int64()
+                directory.partitions[topic, partition, bool(answer.int8())] = (size, lag)
     return found

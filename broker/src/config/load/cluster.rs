@@ -94,6 +94,7 @@ impl Loader {
             registration_timeout: self.duration("initial.broker.registration.timeout.ms"),
             controlled_shutdown: self.flag("controlled.shutdown.enable"),
             controlled_shutdown_max: self.duration("ottla.controlled.shutdown.max.ms"),
+            log_dir_failure_timeout: self.duration("log.dir.failure.timeout.ms"),
         }
     }
 
