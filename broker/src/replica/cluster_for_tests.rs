@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::links::{Answer, FETCH_VERSION, LeaderLink, LeaderLinks};
 use super::*;
-use crate::api::{Part, Reply, RequestContext, Started, table};
+use crate::api::{Part, Reply, RequestContext, Started, in_test, table};
 use crate::config::NodeConfig;
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::Metrics;
@@ -279,11 +279,7 @@ impl Cluster {
     /// A request to a broker, and its answer.
     pub async fn call<Q: Request>(&self, id: i32, version: i16, request: &Q) -> Q::Response {
         let cx = RequestContext::in_test(&self.brokers[&id].broker, version, None);
-        let mut body = BytesMut::new();
-        request.encode(&mut body, version).unwrap();
-        let started = table::row(Q::KEY).unwrap().start(cx, body.freeze()).unwrap();
-        let (Started::Serial(answer) | Started::Pipelined(answer)) = started else { panic!("no answer") };
-        Q::Response::decode(&mut joined(answer.await.unwrap()), version).unwrap()
+        in_test::call(cx, request).await
     }
 
     /// Lets partitions be moved to other replicas.
