@@ -84,8 +84,10 @@ impl OffsetsLog for ReplicasLog {
             loop {
                 // ORDER: registered before looking, or a movement between the look and the wait is missed.
                 replica.waiters().register_fetch(&wait, 0);
+                // ORDER: the high watermark before the role: another leader's says nothing about what was read here.
+                let high_watermark = replica.high_watermark();
                 let left = replica.check_leader(leader_epoch).map_err(|_| ReadError::NotLeader);
-                if left.is_err() || replica.high_watermark() >= end {
+                if left.is_err() || high_watermark >= end {
                     replica.waiters().deregister_fetch(&wait);
                     return left.map(|_| ());
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use ottla_batch::{AppendOrigin, CheckedBatches, LeaderEpoch, Offset};
+use ottla_batch::{AppendOrigin, CheckedBatches, LeaderEpoch, Offset, planted};
 use ottla_storage::log::Appended;
 use tokio::time::Instant;
 
@@ -145,21 +145,27 @@ impl Replica {
         }
     }
 
-    /// Whether everything below `required` is committed, asked after a wait for it was settled in `epoch`. 0 for a producer
-    /// that does not care.
+    /// Whether everything below `required`, appended in `epoch`, is committed, asked after a wait for it was settled. 0 for a
+    /// producer that does not care. It may be asked much later: a wait over many partitions is settled by the last of them.
     pub fn committed(&self, required: Offset, epoch: LeaderEpoch) -> Result<(), NotCommitted> {
         if required == Offset(0) {
             return Ok(());
         }
-        if self.high_watermark() < required {
-            return match self.check_leader(epoch) {
-                // The wait timed out or ended while the role changed: the caller's answer is a retriable one either way.
-                Ok(_) => Err(NotCommitted::Leader(LeaderError::NotLeader)),
-                Err(error) => Err(NotCommitted::Leader(error)),
-            };
+        // ORDER: the high watermark before the role. If this broker leads in that epoch still, it is of that epoch.
+        let high_watermark = self.high_watermark();
+        let (high_watermark, otherwise) = match self.check_leader(epoch) {
+            // The wait timed out; the caller's answer is a retriable one either way.
+            Ok(_) => (high_watermark, LeaderError::NotLeader),
+            Err(error) => match self.state.lock().led {
+                Some(led) if led.epoch == epoch => (led.high_watermark, error),
+                _ => return Err(NotCommitted::Leader(error)),
+            },
+        };
+        if high_watermark < required {
+            return Err(NotCommitted::Leader(otherwise));
         }
         let required = self.settings.load().min_in_sync;
-        if required > 1 && self.leader_epoch().is_some() {
+        if required > 1 && self.leader_epoch().is_some() && !planted!("min-insync-ignored") {
             let required = required.min(self.replicas_count.load(Ordering::Relaxed));
             let in_sync = self.in_sync_count.load(Ordering::Relaxed);
             if in_sync < required {

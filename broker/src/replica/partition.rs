@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use ottla_batch::{AppendPolicy, CompressionPolicy, LeaderEpoch, Offset, TimestampMs, TimestampType};
+use ottla_batch::{
+    AppendPolicy, CompressionPolicy, LeaderEpoch, Offset, TimestampMs, TimestampType, planted,
+};
 use ottla_raft::{BrokerEpoch, BrokerId, Image, TopicId};
 use ottla_storage::disk::device_failure;
 use ottla_storage::log::{Log, LogConfig, Synced};
@@ -144,6 +146,25 @@ pub(super) struct State {
     /// Of this and `follower` at most one.
     pub leader: Option<Leader>,
     pub follower: Option<Following>,
+    /// What was committed when the last leadership of this broker ended. The high watermark of whoever leads afterwards says
+    /// nothing about what was appended here: at the same offsets other records may be committed.
+    pub led: Option<Led>,
+}
+
+impl State {
+    /// This broker's leadership ends, if it had one.
+    pub(super) fn end_leadership(&mut self) {
+        if let Some(Leader { epoch, in_sync }) = self.leader.take() {
+            self.led = Some(Led { epoch, high_watermark: in_sync.high_watermark() });
+        }
+    }
+}
+
+/// A leadership that ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Led {
+    pub epoch: LeaderEpoch,
+    pub high_watermark: Offset,
 }
 
 /// Whom a follower follows.
@@ -192,7 +213,7 @@ impl Replica {
             epoch_start: AtomicI64::new(0),
             end: AtomicI64::new(log.end_offset().0),
             last_used_ms: AtomicI64::new(clock::now().0),
-            state: Mutex::new(State { log, leader: None, follower: None }),
+            state: Mutex::new(State { log, leader: None, follower: None, led: None }),
         };
         replica.publish(&replica.state.lock());
         replica
@@ -324,6 +345,7 @@ impl Replica {
             let (durability, min_in_sync) = self.rules();
             let in_sync =
                 InSyncSet::new(durability, min_in_sync, end, synced.min(end), self.high_watermark());
+            state.end_leadership();
             state.follower = None;
             state.leader = Some(Leader { epoch, in_sync });
             self.epoch_start.store(end.0, Ordering::Release);
@@ -350,7 +372,10 @@ impl Replica {
             if state.follower == Some(following) {
                 return false;
             }
-            state.leader = None;
+            if planted!("truncates-to-the-high-watermark") {
+                let _ = state.log.truncate_to(self.high_watermark());
+            }
+            state.end_leadership();
             state.follower = Some(following);
             self.leader_epoch.store(epoch.0, Ordering::Release);
             self.role.store(Role::Follower as u8, Ordering::Release);
@@ -381,7 +406,7 @@ impl Replica {
             if self.role() == Role::Deleted {
                 return;
             }
-            state.leader = None;
+            state.end_leadership();
             state.follower = None;
             self.leader_epoch.store(-1, Ordering::Release);
             self.role.store(role as u8, Ordering::Release);

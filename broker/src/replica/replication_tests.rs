@@ -67,6 +67,8 @@ async fn kip_101_a_leader_that_was_cut_off_loses_what_nobody_else_had_and_nothin
         let old = cluster.leader();
         let id = cluster.partition().leader.unwrap().0;
         cluster.cut(id, true);
+        // Its producer waits for another partition too, and looks late: when the new leader's log has passed this offset.
+        let looked_at_late = append(&old, "lost", RequiredAcks::All).unwrap();
         for lost in 0..5 {
             let committed = append(&old, &format!("lost {round} {lost}"), RequiredAcks::All).unwrap();
             assert_eq!(committed.now_or_never(), None);
@@ -85,6 +87,7 @@ async fn kip_101_a_leader_that_was_cut_off_loses_what_nobody_else_had_and_nothin
         cluster.await_in_sync(&[2, 3, 4]).await;
         cluster.await_equal(&[2, 3, 4]).await;
         assert_eq!(cluster.leader().end_offset(), Offset(from as i64 + 10));
+        assert_eq!(looked_at_late.await, Err(NotCommitted::Leader(LeaderError::NotLeader)));
     }
 }
 
