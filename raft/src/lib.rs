@@ -9,6 +9,7 @@
 //! the image is published -> the answers leave.
 
 pub mod metadata;
+pub mod planted;
 pub mod quorum;
 pub mod random;
 pub mod requests;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ottla_batch::{BatchError, CheckedBatches, LeaderEpoch, Offset, check_replicated};
+use ottla_batch::{BatchError, CheckedBatches, LeaderEpoch, Offset, check_replicated, planted};
 use ottla_storage::log::{ChangeError, EpochEnd};
 
 use super::in_sync::{Actions, Durability};
@@ -211,6 +211,7 @@ fn check_follows(state: &State, epoch: LeaderEpoch) -> Result<(), FollowError> {
 /// `leader`. `own` is where this log's records up to the leader's epoch end.
 fn truncation_point(leader: EpochEnd, own: Option<EpochEnd>, end: Offset) -> Offset {
     match own {
+        _ if planted!("epoch-of-the-answer-ignored") => leader.end_offset.min(end),
         // Both have the epoch: the shorter one ends it. Or this log does not (KIP-279): what it has after the last epoch before
         // is unknown to the leader.
         Some(own) if own.leader_epoch == leader.leader_epoch => {

@@ -251,12 +251,18 @@ impl InSyncSet {
 
     /// `min.insync.replicas`, as far as the partition has replicas.
     pub fn min_in_sync(&self) -> usize {
+        if planted!("min-insync-ignored") {
+            return 1;
+        }
         self.min_in_sync.min(self.replicas_count())
     }
 
     /// The other members of the larger of the committed and the proposed set.
     pub fn maximal(&self) -> impl Iterator<Item = BrokerId> + '_ {
-        let committed = &self.membership.in_sync_others;
+        let committed = match self.pending {
+            Some(_) if planted!("isr-changes-before-the-controller-says-so") => &[][..],
+            _ => &self.membership.in_sync_others[..],
+        };
         let proposed = self.pending.iter().flat_map(|pending| &pending.in_sync_others);
         committed.iter().chain(proposed.filter(|id| !committed.contains(id))).copied()
     }

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use ottla_batch::LeaderEpoch;
+use ottla_batch::{LeaderEpoch, planted};
 use ottla_raft::BrokerId;
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ impl ReplicaManager {
         let asked = Instant::now();
         replica.check_leader(leader_epoch)?;
         let successors = self.successors(replica)?;
-        if successors.is_empty() {
+        if successors.is_empty() || planted!("coordinator-asks-nobody") {
             return Ok(());
         }
         let key = (replica.topic_id(), replica.partition());

@@ -176,7 +176,7 @@ impl Replica {
             aborted: Vec::new(),
         };
         let end = state.log.end_offset();
-        if request.last_fetched_epoch != LeaderEpoch::NONE {
+        if request.last_fetched_epoch != LeaderEpoch::NONE && !planted!("truncates-to-the-high-watermark") {
             let known = state.log.end_offset_for_epoch(request.last_fetched_epoch);
             // An epoch nobody knows, or a reader below the log start, must begin anew; there is no epoch to go back to.
             let known = known.filter(|_| request.from >= read.log_start_offset);
@@ -185,7 +185,9 @@ impl Replica {
                 log_start_offset: read.log_start_offset,
                 end_offset: end,
             })?;
-            if known.leader_epoch < request.last_fetched_epoch || known.end_offset < request.from {
+            let is_older =
+                known.leader_epoch < request.last_fetched_epoch && !planted!("epoch-of-the-answer-ignored");
+            if is_older || known.end_offset < request.from {
                 read.diverging = Some(known);
                 return Ok(read);
             }

@@ -14,6 +14,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use super::encoding::{StoredEntry, StoredLogId, StoredVote, decode, encode};
 use super::store::{Cell, Store, Write};
 use super::types::{Entry, LogId, MetadataRaft, Vote};
+use crate::planted;
 
 /// Clones share one log.
 #[derive(Clone)]
@@ -276,6 +277,9 @@ impl RaftLogStorage<MetadataRaft> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if planted::is("vote-not-persisted") {
+            return Ok(());
+        }
         let bytes = encode(&StoredVote::from(vote))?;
         self.write(&[Write::Cell { cell: Cell::Vote, bytes: Some(bytes) }])?;
         // ORDER: a vote that is answered before it is durable can be given twice in one epoch.

@@ -46,12 +46,12 @@ const ELECTION_TIMEOUT_PERCENT: std::ops::Range<u32> = 30..60;
 const HEARTBEAT_INTERVAL_PERCENT: u32 = 10;
 /// A leader without a quorum is quiet this long between probes; openraft asks for at least lease + election timeout.
 const QUORUM_LOSS_PROBE_PERCENT: u32 = 150;
-/// Entries between snapshots: bounds the log and the time that a restart replays.
-pub(super) const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
+/// Entries between snapshots: bounds the log and the time that a restart replays. A simulated minute has few of them.
+pub(super) const ENTRIES_PER_SNAPSHOT: u64 = if cfg!(ottla_sim) { 30 } else { 5_000 };
 /// Entries kept behind a snapshot for nodes that lag a little.
-pub(super) const ENTRIES_KEPT: u64 = 100;
+pub(super) const ENTRIES_KEPT: u64 = if cfg!(ottla_sim) { 3 } else { 100 };
 /// The log is purged in steps of so many entries.
-pub(super) const PURGE_STEP: u64 = 500;
+pub(super) const PURGE_STEP: u64 = if cfg!(ottla_sim) { 5 } else { 500 };
 
 /// A peer that does not answer a probe in this time is taken for absent, for now.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);

@@ -21,6 +21,7 @@ use super::types::{Applied, LogId, MetadataRaft, Snapshot, SnapshotMeta, StoredM
 use crate::metadata::ids::ClusterId;
 use crate::metadata::image::Image;
 use crate::metadata::replay::Position;
+use crate::planted;
 
 /// Where readers find the newest image.
 pub struct Published {
@@ -220,7 +221,7 @@ impl RaftSnapshotBuilder<MetadataRaft> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let stored = StoredSnapshot {
+        let mut stored = StoredSnapshot {
             cluster_id: self.image.cluster_id.clone(),
             last: self.last_applied.as_ref().map(StoredLogId::from),
             voters: StoredVoters::from(self.membership.membership()),
@@ -229,6 +230,9 @@ impl RaftSnapshotBuilder<MetadataRaft> for SnapshotBuilder {
             features_epoch: self.image.features_epoch,
             records: self.image.to_records(),
         };
+        if planted::is("snapshot-lacks-its-tail") {
+            stored.records.pop();
+        }
         let bytes: Bytes = encode(&stored)?.into();
         // ORDER: openraft purges the log once this returns, so the snapshot is durable before.
         // Nothing needs this snapshot now, so a full disk is waited out. Whoever closes the store ends that.

@@ -1,6 +1,7 @@
 //! The command line: one seed here, or many in processes of their own, so that a panic, a hang or a leak of one is nobody
 //! else's.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -26,10 +27,10 @@ struct Cli {
     #[arg(long, default_value_t = 20)]
     seeds: u64,
     /// The first of them
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, global = true)]
     from: u64,
     /// How many at a time
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, global = true)]
     jobs: usize,
     /// Only clusters of this shape: one, three, five or apart
     #[arg(long, value_parser = parse_shape, global = true)]
@@ -112,7 +113,10 @@ fn tell(seed: u64, outcome: &Outcome, took: Duration, digest: &str) {
     for violation in &outcome.violations {
         println!("seed {seed}: VIOLATION at {:?}: {}: {}", violation.at, violation.checker, violation.what);
     }
-    let Outcome { simulated, events, acked, read, violations } = outcome;
+    for note in &outcome.notes {
+        println!("    {note}");
+    }
+    let Outcome { simulated, events, acked, read, violations, .. } = outcome;
     println!(
         "seed {seed}: {} violations, {:.1} s simulated in {:.2} s, {acked} records acknowledged, {read} read, {events} events {digest}",
         violations.len(),
@@ -200,7 +204,7 @@ fn many(cli: &Cli) -> ExitCode {
         println!("{text}");
         if !kept {
             broken.push(seed);
-            println!("    again: {}", again(seed, cli.shape));
+            println!("    again: {}", again("--seed", seed, cli.shape, " --log"));
         }
         true
     });
@@ -219,10 +223,13 @@ fn many(cli: &Cli) -> ExitCode {
     if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(VIOLATION) }
 }
 
-fn again(seed: u64, shape: Option<Shape>) -> String {
+/// One command that does it again, from wherever in the repository.
+fn again(what: &str, seed: u64, shape: Option<Shape>, more: &str) -> String {
     let shape = shape.and_then(|shape| Shape::NAMES.iter().find(|(_, other)| *other == shape));
     let shape = shape.map_or(String::new(), |(name, _)| format!(" --shape {name}"));
-    format!("(cd tests/sim && cargo run --profile sim -- --seed {seed}{shape} --log)")
+    format!(
+        "(cd \"$(git rev-parse --show-toplevel)/tests/sim\" && cargo run --profile sim -- {what} {seed}{shape}{more})"
+    )
 }
 
 /// The last words of a line: the number of everything that happened.
@@ -232,22 +239,26 @@ fn digest_of(text: &str) -> Option<&str> {
 
 fn same(cli: &Cli, seeds: u64) -> ExitCode {
     let mut failed = false;
-    for seed in cli.from..cli.from + seeds {
-        let mut digests = Vec::new();
-        let ran = run_seeds(cli, [seed, seed].into_iter(), &["--digest"], |_, _, text| {
-            digests.push(digest_of(&text).unwrap_or(&text).to_owned());
-            true
-        });
-        if let Err(error) = ran {
-            eprintln!("cannot run seeds: {error}");
-            return ExitCode::FAILURE;
+    let twice = (cli.from..cli.from + seeds).flat_map(|seed| [seed, seed]);
+    let mut first: BTreeMap<u64, String> = BTreeMap::new();
+    let ran = run_seeds(cli, twice, &["--digest"], |seed, _, text| {
+        let digest = digest_of(&text).unwrap_or(&text).to_owned();
+        match first.remove(&seed) {
+            None => drop(first.insert(seed, digest)),
+            Some(other) if other == digest && digest.contains(" of ") => {
+                println!("seed {seed}: the same twice, {digest}");
+            }
+            Some(other) => {
+                println!("seed {seed}: NOT THE SAME: {other:?} and {digest:?}");
+                println!("    again: {}", again("same --seeds 1 --from", seed, cli.shape, ""));
+                failed = true;
+            }
         }
-        if digests.len() == 2 && digests[0] == digests[1] && digests[0].contains(" of ") {
-            println!("seed {seed}: the same twice, {}", digests[0]);
-        } else {
-            println!("seed {seed}: NOT THE SAME: {digests:?}");
-            failed = true;
-        }
+        true
+    });
+    if let Err(error) = ran {
+        eprintln!("cannot run seeds: {error}");
+        return ExitCode::FAILURE;
     }
     if failed { ExitCode::from(VIOLATION) } else { ExitCode::SUCCESS }
 }
@@ -262,6 +273,7 @@ fn plant(cli: &Cli, name: Option<&str>) -> ExitCode {
     let mut missed = Vec::new();
     for bug in bugs {
         let cli = Cli { shape: cli.shape.or(bug.shape), jobs: cli.jobs, ..Cli::parse_from([""]) };
+        println!("{}: at most {} seeds", bug.name, bug.seeds_max);
         let began = Instant::now();
         let mut ran = 0;
         let mut caught: Option<(u64, String)> = None;
@@ -282,10 +294,9 @@ fn plant(cli: &Cli, name: Option<&str>) -> ExitCode {
             Some((seed, text)) => {
                 let first = text.lines().next().unwrap_or_default();
                 let first: String = first.chars().take(200).collect();
-                println!(
-                    "{}: caught by seed {seed} of at most {}, {took:.0} s: {first}",
-                    bug.name, bug.seeds_max
-                );
+                println!("{}: caught in {took:.0} s: {first}", bug.name);
+                let name = format!(" --bug {}", bug.name);
+                println!("    again: {}", again("--seed", seed, cli.shape, &name));
             }
             None => {
                 println!("{}: NOT CAUGHT in {ran} seeds, {took:.0} s", bug.name);

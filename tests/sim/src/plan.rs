@@ -11,6 +11,7 @@ use crate::cluster::{Layout, Roles};
 use crate::faults::{self, Intensity, Planned};
 use crate::workload::WorkTopic;
 use crate::workload::group::Membership;
+use crate::workload::moves::Moving;
 use crate::workload::producer::Producing;
 
 /// From the start until every node must serve and the topics must be there.
@@ -54,6 +55,9 @@ pub struct Plan {
     pub seed: u64,
     pub layout: Layout,
     pub latency_max: Duration,
+    /// The grain of simulated time. Most of a seed's real time is spent per tick and host, so a coarser one makes room for more
+    /// seeds; the finest ones find what only close races show.
+    pub tick: Duration,
     /// Of a disk that is in order.
     pub sync_time: (Duration, Duration),
     pub topics: Vec<WorkTopic>,
@@ -62,6 +66,8 @@ pub struct Plan {
     pub groups: Vec<Membership>,
     /// Seeds of those who create and delete topics.
     pub churn: Vec<u64>,
+    /// Who moves partitions between brokers.
+    pub moves: Option<Moving>,
     pub faults: Vec<Planned>,
     pub healed_at: Duration,
 }
@@ -149,16 +155,25 @@ impl Plan {
             .collect();
         let ids: Vec<i32> = layout.nodes.iter().map(|(id, _)| *id).collect();
         let faults = faults::plan(&mut random, &ids, &clients, FAULTS_FROM, HEALED_AT, intensity);
+        let moving = Moving {
+            topics: topics.clone(),
+            brokers: layout.brokers().collect(),
+            pause: Duration::from_millis(random.random_range(500..8_000)),
+            seed: random.random(),
+        };
+        let moves = (moving.brokers.len() > 1 && random.random_bool(0.4)).then_some(moving);
         let sync_min = Duration::from_micros(random.random_range(100..2_000));
         Plan {
             seed,
             layout,
             latency_max: Duration::from_millis(random.random_range(1..12)),
+            tick: Duration::from_millis(random.random_range(1..=3)),
             sync_time: (sync_min, sync_min * random.random_range(1..8)),
             topics,
             producers,
             readers,
             groups,
+            moves,
             churn: (0..random.random_range(0..=1)).map(|_| random.random()).collect(),
             faults,
             healed_at: HEALED_AT,

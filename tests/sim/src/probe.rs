@@ -26,6 +26,8 @@ struct Seen {
     process: u32,
     broker: Option<Arc<Broker>>,
     offset: Option<u64>,
+    /// The epoch in which it was the active controller last.
+    controls: i32,
 }
 
 impl Probe {
@@ -48,6 +50,12 @@ impl Probe {
                     offset: image.last_offset,
                     digest: digest(format!("{image:?}")),
                 });
+            }
+            if broker.metadata.is_controller() {
+                let epoch = broker.metadata.quorum().leader_epoch;
+                if std::mem::replace(&mut seen.controls, epoch) != epoch {
+                    world.tell(Event::Controls { node, epoch });
+                }
             }
             for replica in broker.replicas.replicas() {
                 let Some(epoch) = replica.leader_epoch() else { continue };
@@ -77,6 +85,78 @@ impl Probe {
             }
         }
     }
+}
+
+/// The node whose metadata is the newest.
+fn best_informed(machines: &[Rc<Machine>]) -> Option<Arc<Broker>> {
+    let brokers = machines.iter().filter_map(|machine| machine.broker());
+    brokers.max_by_key(|broker| broker.metadata.image().last_offset)
+}
+
+/// The partitions that move between brokers.
+pub fn moving(machines: &[Rc<Machine>]) -> Vec<String> {
+    let Some(broker) = best_informed(machines) else { return Vec::new() };
+    let image = broker.metadata.image();
+    let partitions = image.topics_by_name().flat_map(|topic| {
+        (0..).zip(&topic.partitions).filter_map(|(index, state)| {
+            let moves = !(state.adding_replicas.is_empty() && state.removing_replicas.is_empty());
+            moves.then(|| format!("{}-{index}", topic.name))
+        })
+    });
+    partitions.collect()
+}
+
+/// The cluster in lines: who is up, who leads, who is in sync, and where each log ends.
+pub fn describe(machines: &[Rc<Machine>]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for machine in machines {
+        let line = match machine.broker() {
+            None => format!("{}: {}", machine.host(), if machine.is_up() { "starts" } else { "is down" }),
+            Some(broker) => format!(
+                "{}: serves, metadata up to {}, {}",
+                machine.host(),
+                broker.metadata.image().last_offset,
+                match broker.metadata.controller_id() {
+                    Some(id) => format!("controller {id}"),
+                    None => "no controller".to_owned(),
+                }
+            ),
+        };
+        lines.push(line);
+    }
+    let Some(best) = best_informed(machines) else { return lines };
+    let image = best.metadata.image();
+    let fenced = image.brokers.values().filter(|broker| !broker.is_active()).map(|broker| broker.id.0);
+    lines.push(format!("brokers fenced or leaving: {:?}", fenced.collect::<Vec<_>>()));
+    let ids = |ids: &[ottla_raft::BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+    for topic in image.topics_by_name() {
+        for (index, state) in (0..).zip(&topic.partitions) {
+            let replicas = machines.iter().filter_map(|machine| {
+                let replica = machine.broker()?.replicas.get_by_id(topic.id, index)?;
+                Some(format!(
+                    "{}: {}..{}, committed {}{}",
+                    machine.id,
+                    replica.log_start_offset(),
+                    replica.end_offset(),
+                    replica.high_watermark(),
+                    replica.leader_epoch().map_or(String::new(), |epoch| format!(", leads in {epoch}")),
+                ))
+            });
+            let replicas = replicas.collect::<Vec<_>>().join("; ");
+            lines.push(format!(
+                "{}-{index}: leader {:?} epoch {}, in sync {:?}, eligible {:?}, replicas {:?} +{:?} -{:?} | {replicas}",
+                topic.name,
+                state.leader.map(|id| id.0),
+                state.leader_epoch.0,
+                ids(&state.isr),
+                ids(&state.elr),
+                ids(&state.replicas),
+                ids(&state.adding_replicas),
+                ids(&state.removing_replicas),
+            ));
+        }
+    }
+    lines
 }
 
 /// The digests of the batches that end below an offset, by their base offsets, from the files of a partition. `None` if there

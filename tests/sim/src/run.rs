@@ -10,8 +10,8 @@ use turmoil::Sim;
 use crate::cluster::{Death, Machine, host_name};
 use crate::faults::Fault;
 use crate::plan::{FORM_MAX, Plan};
-use crate::probe::Probe;
-use crate::workload::{commits, finish, group, producer, reader, topics};
+use crate::probe::{self, Probe};
+use crate::workload::{commits, finish, group, moves, producer, reader, topics};
 use crate::world::{Violation, World};
 
 /// Saturday, the first of August 2026.
@@ -29,6 +29,8 @@ const REPAIR_AFTER: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Outcome {
     pub violations: Vec<Violation>,
+    /// The cluster when the first of them was seen.
+    pub notes: Vec<String>,
     pub simulated: Duration,
     pub events: u64,
     pub acked: u64,
@@ -53,7 +55,7 @@ pub fn simulate(plan: &Plan) -> Outcome {
     let mut sim = turmoil::Builder::new()
         .epoch(UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS))
         .simulation_duration(Duration::from_secs(3_600))
-        .tick_duration(Duration::from_millis(1))
+        .tick_duration(plan.tick)
         .min_message_latency(Duration::from_micros(100))
         .max_message_latency(plan.latency_max)
         .tcp_capacity(TCP_CAPACITY)
@@ -76,6 +78,7 @@ pub fn simulate(plan: &Plan) -> Outcome {
     world.finish();
     Outcome {
         violations: world.violations(),
+        notes: world.notes(),
         simulated: sim.elapsed(),
         events: world.events(),
         acked: world.acked.get(),
@@ -130,6 +133,10 @@ fn start_clients(sim: &mut Sim<'_>, plan: &Plan, world: &Rc<World>, phase: &Rc<P
     for (number, seed) in plan.churn.iter().enumerate() {
         let work = topics::run(world.clone(), number as u32, replication_factor, *seed);
         clients.push((format!("churn-{number}"), Box::pin(work)));
+    }
+    if let Some(spec) = &plan.moves {
+        let work = moves::run(world.clone(), spec.clone());
+        clients.push(("moves".to_owned(), Box::pin(work)));
     }
     world.clients.set(clients.len());
     for (name, work) in clients {
@@ -204,21 +211,34 @@ impl Harness<'_> {
                     tracing::info!("everything is healed");
                 }
             }
-            if phase.finished.get() {
+            let moving = || probe::moving(&self.machines);
+            if phase.finished.get() && moving().is_empty() {
                 probe.compare_replicas(&self.world, &self.machines);
                 return;
             }
             if now > self.healed_at() + FINISH_MAX {
-                self.object(
-                    "clients come to an end",
-                    format!("{} clients still run", self.world.clients.get()),
-                );
+                match phase.finished.get() {
+                    true => self.object("moves come to an end", format!("still moving: {:?}", moving())),
+                    false => self.object(
+                        "clients come to an end",
+                        format!("{} clients still run", self.world.clients.get()),
+                    ),
+                }
+                self.describe_once();
                 return;
             }
+            self.describe_once();
             // Beyond the first few there is nothing to learn.
-            if self.world.violations().len() > 20 {
+            if self.world.violations_count() > 20 {
                 return;
             }
+        }
+    }
+
+    /// At the first violation: the cluster as it is then.
+    fn describe_once(&self) {
+        if self.world.violations_count() > 0 && self.world.notes().is_empty() {
+            probe::describe(&self.machines).into_iter().for_each(|line| self.world.note(line));
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Violation {
 pub struct World {
     checkers: RefCell<Vec<Box<dyn Checker>>>,
     violations: RefCell<Vec<Violation>>,
+    /// The cluster as it was when the first promise was broken.
+    notes: RefCell<Vec<String>>,
     events: Cell<u64>,
     /// Simulated time, as of the last step.
     pub now: Cell<Duration>,
@@ -37,6 +39,7 @@ impl World {
         Rc::new(World {
             checkers: RefCell::new(check::all()),
             violations: RefCell::default(),
+            notes: RefCell::default(),
             events: Cell::new(0),
             now: Cell::default(),
             bootstrap,
@@ -72,8 +75,20 @@ impl World {
         self.violations.borrow_mut().push(Violation { checker: checker.to_owned(), at, what });
     }
 
+    pub fn note(&self, line: String) {
+        self.notes.borrow_mut().push(line);
+    }
+
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.borrow().clone()
+    }
+
     pub fn violations(&self) -> Vec<Violation> {
         self.violations.borrow().clone()
+    }
+
+    pub fn violations_count(&self) -> usize {
+        self.violations.borrow().len()
     }
 
     pub fn events(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! A checker believes clients and files, not the cluster's own word, but where the promise is about that word.
 
 mod acked;
+mod controllers;
 mod duplicates;
 mod groups;
 mod high_watermark;
@@ -38,6 +39,8 @@ pub enum Event {
     Corrupt { partition: TopicPartition, offset: i64, found: String },
     /// A node believes that it leads.
     Leads { node: i32, topic: Uuid, partition: i32, epoch: i32 },
+    /// A node believes that it is the active controller.
+    Controls { node: i32, epoch: i32 },
     /// The metadata of a node, as of an offset.
     Image { node: i32, process: u32, offset: u64, digest: u64 },
     /// What a node's replica has on its disk, below the high watermark that it knows: the digest of each batch by its base
@@ -70,6 +73,7 @@ pub trait Checker {
 pub fn all() -> Vec<Box<dyn Checker>> {
     vec![
         Box::<acked::Acked>::default(),
+        Box::<controllers::Controllers>::default(),
         Box::<duplicates::Duplicates>::default(),
         Box::<groups::Groups>::default(),
         Box::<high_watermark::HighWatermark>::default(),

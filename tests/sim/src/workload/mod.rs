@@ -4,6 +4,7 @@
 pub mod commits;
 pub mod finish;
 pub mod group;
+pub mod moves;
 pub mod producer;
 pub mod reader;
 pub mod topics;
