@@ -448,7 +448,7 @@ impl Fetcher {
                     Fetched { records: data.records.unwrap_or_default(), high_watermark, log_start };
                 let appended = replica.append_as_follower(epoch, fetched, wait);
                 self.plan.on_position(key, replica.end_offset() < high_watermark);
-                appended.map(|_| bytes > 0)
+                appended.map(|log_start_moved| bytes > 0 || log_start_moved)
             }
             Some(ResponseError::OffsetOutOfRange) if log_start >= Offset(0) => {
                 self.plan.on_position(key, true);

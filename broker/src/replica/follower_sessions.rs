@@ -156,7 +156,7 @@ impl FollowerWaiter for FollowerSession {
             held.push(index);
             match news {
                 FollowerNews::EndMoved => !std::mem::replace(&mut held.has_records, true),
-                FollowerNews::HighWatermarkMoved => {
+                FollowerNews::BoundsMoved => {
                     !std::mem::replace(&mut held.has_high_watermarks, true) && !held.defers
                 }
             }

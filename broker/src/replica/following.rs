@@ -91,13 +91,13 @@ impl Replica {
     }
 
     /// Appends what a fetch from `from` brought, follows the leader's high watermark and log start, and settles `wait`
-    /// when the append is synced (if it has to be). Answers how many bytes were appended.
+    /// when the append is synced (if it has to be). True if the log start moved.
     pub(super) fn append_as_follower(
         self: &Arc<Replica>,
         epoch: LeaderEpoch,
         fetched: Fetched,
         wait: &Arc<AckWait>,
-    ) -> Result<usize, FollowError> {
+    ) -> Result<bool, FollowError> {
         // CRC and framing, before the lock.
         let batches = check_replicated(fetched.records)?;
         let now = clock::now();
@@ -116,14 +116,16 @@ impl Replica {
         let moved = self.raise_high_watermark(&state, fetched.high_watermark);
         let high_watermark = self.high_watermark();
         // What the leader's clients deleted, or its retention: not before it is known to be committed here too.
-        if fetched.log_start > state.log.log_start_offset() && fetched.log_start <= high_watermark {
+        let log_start_moves =
+            fetched.log_start > state.log.log_start_offset() && fetched.log_start <= high_watermark;
+        if log_start_moves {
             state.log.increment_log_start_offset(fetched.log_start, high_watermark)?;
         }
         self.act(state, Actions { sync, ..Actions::default() });
         if moved {
             self.waiters.on_moved(high_watermark);
         }
-        Ok(bytes)
+        Ok(log_start_moves)
     }
 
     fn append_new(

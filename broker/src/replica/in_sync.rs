@@ -280,9 +280,11 @@ impl InSyncSet {
         })
     }
 
-    /// The least log start of the replicas that fetched: what none of them holds any more was deleted everywhere.
+    /// The least log start of this replica and those on live brokers: nobody who could serve it has anything below. -1 while one of
+    /// them has not fetched from this leader.
     pub fn low_watermark(&self, local: Offset) -> Offset {
-        self.followers.iter().filter_map(|follower| follower.log_start).fold(local, Offset::min)
+        let live = self.followers.iter().filter(|follower| follower.active_epoch.is_some());
+        live.map(|follower| follower.log_start.unwrap_or(Offset(-1))).fold(local, Offset::min)
     }
 
     /// The log was appended up to `end`.

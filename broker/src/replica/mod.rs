@@ -19,6 +19,7 @@ mod append;
 #[cfg(test)]
 mod cluster_for_tests;
 mod counters;
+mod deletion;
 mod directory;
 mod fetch_plan;
 mod fetcher;
@@ -49,6 +50,7 @@ mod throttle_tests;
 pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};
+pub use deletion::DeletionWait;
 pub use directory::TopicReplicas;
 pub use group_commit::{Fatal, OnFatal};
 pub use in_sync::Durability;

@@ -167,6 +167,14 @@ pub(super) struct Led {
     pub high_watermark: Offset,
 }
 
+impl State {
+    /// See [`InSyncSet::low_watermark`]; none if this broker does not lead.
+    pub fn low_watermark(&self) -> Option<Offset> {
+        let leader = self.leader.as_ref()?;
+        Some(leader.in_sync.low_watermark(self.log.log_start_offset()))
+    }
+}
+
 /// Whom a follower follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Following {
@@ -479,6 +487,10 @@ impl Replica {
     pub(super) fn act(self: &Arc<Replica>, state: MutexGuard<'_, State>, actions: Actions) {
         let moved = self.publish(&state);
         let high_watermark = self.high_watermark();
+        let low_watermark = match self.waiters.has_deletes() {
+            true => state.low_watermark(),
+            false => None,
+        };
         // ORDER: waiters and queues are touched without the log's lock, so that those they wake do not run into it.
         drop(state);
         if actions.sync {
@@ -493,13 +505,23 @@ impl Replica {
         if moved.high_watermark {
             self.waiters.on_moved(high_watermark);
         }
+        if moved.log_start {
+            self.waiters.on_log_start_moved();
+        }
+        if let Some(low_watermark) = low_watermark {
+            self.waiters.on_low_watermark(low_watermark);
+        }
     }
 
     /// Makes the bounds visible to those who read without the lock.
     pub(super) fn publish(&self, state: &State) -> Moved {
         let end = state.log.end_offset();
-        self.log_start.store(state.log.log_start_offset().0, Ordering::Release);
-        let mut moved = Moved { end: self.end.swap(end.0, Ordering::AcqRel) < end.0, high_watermark: false };
+        let log_start = state.log.log_start_offset();
+        let mut moved = Moved {
+            end: self.end.swap(end.0, Ordering::AcqRel) < end.0,
+            high_watermark: false,
+            log_start: self.log_start.swap(log_start.0, Ordering::AcqRel) < log_start.0,
+        };
         if let Some(leader) = &state.leader {
             let high_watermark = leader.in_sync.high_watermark().max(state.log.log_start_offset());
             let before = self.high_watermark.fetch_max(high_watermark.0, Ordering::SeqCst);
@@ -548,6 +570,7 @@ impl Replica {
 pub(super) struct Moved {
     pub end: bool,
     pub high_watermark: bool,
+    pub log_start: bool,
 }
 
 /// Whether an epoch that a client believes in is the current one; -1 believes in any.

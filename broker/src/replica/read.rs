@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use ottla_batch::{LeaderEpoch, Offset, TimestampMs, planted};
 use ottla_storage::log::{
-    AbortedTransaction, ActiveProducer, ChangeError, EpochEnd, FirstBatch, LogSlice, TimestampedOffset,
+    AbortedTransaction, ActiveProducer, EpochEnd, FirstBatch, LogSlice, TimestampedOffset,
 };
 use tokio::time::Instant;
 
-use super::in_sync::{Actions, FollowerFetch, NotAFollower};
+use super::in_sync::{FollowerFetch, NotAFollower};
 use super::partition::{LeaderError, Replica, State};
 use crate::clock;
 
@@ -249,15 +249,5 @@ impl Replica {
 
     pub fn size_in_bytes(&self) -> u64 {
         self.state.lock().log.size_in_bytes()
-    }
-
-    /// DeleteRecords: everything below `offset`, at most the high watermark, is no longer served. Answers the new start.
-    pub fn delete_records(self: &Arc<Replica>, offset: Offset) -> Result<Offset, ChangeError> {
-        let mut state = self.state.lock();
-        let high_watermark = self.high_watermark();
-        state.log.increment_log_start_offset(offset, high_watermark)?;
-        let start = state.log.log_start_offset();
-        self.act(state, Actions::default());
-        Ok(start)
     }
 }

@@ -2,9 +2,10 @@
 
 use futures::FutureExt;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
 use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::{DeleteRecordsRequest, FetchRequest};
 use kafka_protocol::protocol::StrBytes;
 use ottla_batch::{LeaderEpoch, Offset};
 use ottla_raft::BrokerId;
@@ -201,4 +202,60 @@ async fn kip_392_a_consumer_is_sent_to_a_replica_in_its_rack() {
     let served = fetch(&cluster, 2, "rack-3", 0).await;
     assert_eq!(served.preferred_read_replica.0, -1, "3 is not in sync");
     assert!(has_records(&served));
+}
+
+/// DeleteRecords to the leader: the error code and the low watermark.
+async fn delete_records(cluster: &Cluster, upto: i64, timeout_ms: i32) -> (i16, i64) {
+    let partition = DeleteRecordsPartition::default().with_offset(upto);
+    let topic = DeleteRecordsTopic::default()
+        .with_name(StrBytes::from_static_str(TOPIC).into())
+        .with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms);
+    let leader = cluster.partition().leader.unwrap().0;
+    let response = cluster.call(leader, 2, &request).await;
+    let result = &response.topics[0].partitions[0];
+    (result.error_code, result.low_watermark)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_records_are_gone_from_all_live_replicas() {
+    const LONG_MS: i32 = 60_000;
+    let late = ResponseError::RequestTimedOut.code();
+    let cluster = Cluster::start(&[2, 3, 4]).await;
+    cluster.create(&[2, 3, 4], &[]).await;
+    produce(&cluster.leader(), 0..20).await;
+    assert_eq!(delete_records(&cluster, 5, LONG_MS).await, (0, 5));
+    for id in [2, 3, 4] {
+        assert_eq!(cluster.replica(id).log_start_offset(), Offset(5), "broker {id}");
+    }
+    assert_eq!(delete_records(&cluster, 3, 0).await, (0, 5), "that is so already");
+
+    // Nothing is heard from 4, which the controller holds to be alive.
+    cluster.cut(4, true);
+    assert_eq!(delete_records(&cluster, 7, 50).await, (late, 5));
+    assert_eq!(cluster.leader().log_start_offset(), Offset(7), "the leader's own stays deleted");
+    let ((), waited) = tokio::join!(cluster.beat(4, true), delete_records(&cluster, 9, LONG_MS));
+    assert_eq!(waited, (0, 9), "nobody waits for one that is fenced");
+
+    // Alive again but not there yet.
+    cluster.beat(4, false).await;
+    assert_eq!(delete_records(&cluster, 11, 50).await.0, late);
+    let back = async {
+        cluster.cut(4, false);
+    };
+    let ((), waited) = tokio::join!(back, delete_records(&cluster, 12, LONG_MS));
+    assert_eq!(waited, (0, 12));
+    assert_eq!(cluster.replica(4).log_start_offset(), Offset(12));
+
+    // Another leader is chosen while one waits.
+    cluster.cut(3, true);
+    let moved = async {
+        eventually("the leader deletes", || {
+            (cluster.replica(2).log_start_offset() == Offset(15)).then_some(())
+        })
+        .await;
+        cluster.beat(2, true).await;
+    };
+    let ((), waited) = tokio::join!(moved, delete_records(&cluster, 15, LONG_MS));
+    assert_eq!(waited, (ResponseError::NotLeaderOrFollower.code(), -1));
 }

@@ -3,7 +3,8 @@
 //! - A produce waits for one or more partitions ([`AckWait`]). Its task is woken once, when the last of them is settled.
 //! - A fetch waits for any of its partitions ([`FetchWait`]). A partition that moves names itself and forgets the waiter;
 //!   the fetch looks again at the named ones only, and registers again with those if it goes on waiting.
-//! - A follower's sync is waited for as a produce is, by the offset that it shall reach.
+//! - A follower's sync is waited for as a produce is, by the offset that it shall reach; and so is the low watermark, by those who
+//!   deleted records.
 //! - The session of a follower ([`FollowerWaiter`]) is told of every movement as long as it lives: of the log's end, which
 //!   brings records, and of the high watermark.
 //!
@@ -130,8 +131,8 @@ impl Future for FetchNews {
 pub enum FollowerNews {
     /// There is more to fetch, or the leadership ended: worth an answer.
     EndMoved,
-    /// Only the high watermark moved: it travels with the next records, or a little later without.
-    HighWatermarkMoved,
+    /// Only the high watermark or the log start moved: it travels with the next records, or a little later without.
+    BoundsMoved,
 }
 
 /// A follower's session, which keeps the partitions it fetches by an index of its choice.
@@ -146,6 +147,10 @@ pub struct Waiters {
     acks: Mutex<VecDeque<(Offset, Arc<AckWait>)>>,
     /// In no order, and few: one for each fetch of a follower.
     syncs: Mutex<Vec<(Offset, Arc<AckWait>)>>,
+    /// In no order: those who deleted records, until all live replicas have.
+    deletes: Mutex<Vec<(Offset, Arc<AckWait>)>>,
+    /// Whether `deletes` may hold someone.
+    has_deletes: AtomicBool,
     followers: Mutex<Vec<(Weak<dyn FollowerWaiter>, u32)>>,
     /// Whether `followers` may hold someone.
     has_followers: AtomicBool,
@@ -170,6 +175,30 @@ impl Waiters {
     pub fn register_sync(&self, required: Offset, wait: &Arc<AckWait>) {
         wait.open.fetch_add(1, Ordering::AcqRel);
         self.syncs.lock().push((required, Arc::clone(wait)));
+    }
+
+    /// `wait` is settled when no live replica serves anything below `required` any more. The caller holds the log's lock.
+    pub fn register_delete(&self, required: Offset, wait: &Arc<AckWait>) {
+        wait.open.fetch_add(1, Ordering::AcqRel);
+        self.deletes.lock().push((required, Arc::clone(wait)));
+        self.has_deletes.store(true, Ordering::Release);
+    }
+
+    /// Takes back what `wait` registered here.
+    pub fn deregister_delete(&self, wait: &Arc<AckWait>) {
+        let mut deletes = self.deletes.lock();
+        deletes.retain(|(_, other)| !Arc::ptr_eq(other, wait));
+        self.has_deletes.store(!deletes.is_empty(), Ordering::Release);
+    }
+
+    /// Whether somebody wants to hear of the low watermark. Asked under the log's lock.
+    pub fn has_deletes(&self) -> bool {
+        self.has_deletes.load(Ordering::Acquire)
+    }
+
+    /// The low watermark may have moved.
+    pub fn on_low_watermark(&self, low_watermark: Offset) {
+        settle_reached(&mut self.deletes.lock(), low_watermark);
     }
 
     /// `waiter` hears of all movements from now on, until it is dropped or deregistered.
@@ -216,7 +245,7 @@ impl Waiters {
             }
         }
         self.wake_fetches();
-        self.tell_followers(FollowerNews::HighWatermarkMoved);
+        self.tell_followers(FollowerNews::BoundsMoved);
     }
 
     /// Records were appended, whose end was published before this call.
@@ -226,13 +255,12 @@ impl Waiters {
 
     /// Everything below `end` is on stable storage.
     pub fn on_synced(&self, end: Offset) {
-        self.syncs.lock().retain(|(required, wait)| {
-            let is_reached = *required <= end;
-            if is_reached {
-                wait.settle_one();
-            }
-            !is_reached
-        });
+        settle_reached(&mut self.syncs.lock(), end);
+    }
+
+    /// The log start moved; the new one was published before this call.
+    pub fn on_log_start_moved(&self) {
+        self.tell_followers(FollowerNews::BoundsMoved);
     }
 
     fn tell_followers(&self, news: FollowerNews) {
@@ -252,8 +280,10 @@ impl Waiters {
         for (_, wait) in std::mem::take(&mut *self.acks.lock()) {
             wait.settle_one();
         }
-        for (_, wait) in std::mem::take(&mut *self.syncs.lock()) {
-            wait.settle_one();
+        for waiting in [&self.syncs, &self.deletes] {
+            for (_, wait) in std::mem::take(&mut *waiting.lock()) {
+                wait.settle_one();
+            }
         }
         self.wake_fetches();
         self.tell_followers(FollowerNews::EndMoved);
@@ -277,6 +307,17 @@ impl Waiters {
     pub fn fetches_waiting(&self) -> usize {
         self.fetches.lock().len()
     }
+}
+
+/// Settles those whose offset is reached.
+fn settle_reached(waiting: &mut Vec<(Offset, Arc<AckWait>)>, reached: Offset) {
+    waiting.retain(|(required, wait)| {
+        let is_reached = *required <= reached;
+        if is_reached {
+            wait.settle_one();
+        }
+        !is_reached
+    });
 }
 
 #[cfg(test)]
