@@ -4,6 +4,7 @@
 //! - [`directory`]: the embedded one, a local directory with the layout of a bucket.
 //! - [`object`]: the object that holds one segment, and how a reader finds its way in it.
 //! - [`reader`]: reads such objects, with a cache in memory that all readers share.
+//! - [`manifest`]: what of a partition is there.
 //! - [`key`]: the names of these objects.
 //!
 //! Nothing here decides what is uploaded or deleted, and nothing makes threads or tasks: what blocks is handed to the caller's
@@ -12,6 +13,7 @@
 mod cache;
 pub mod directory;
 pub mod key;
+pub mod manifest;
 pub mod object;
 pub mod reader;
 pub mod store;

@@ -1,4 +1,5 @@
 mod directory;
 mod key;
+mod manifest;
 mod reader;
 mod store;
