@@ -12,9 +12,10 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
+use ottla_raft::{Image, Partition};
 
 use super::group_values::str_bytes;
-use super::{Close, RequestContext};
+use super::{Close, RequestContext, pending_elections};
 use crate::error_map;
 use crate::group::OFFSETS_TOPIC;
 
@@ -41,6 +42,13 @@ pub async fn handle(
     request: FindCoordinatorRequest,
 ) -> Result<FindCoordinatorResponse, Close> {
     let ready = prepare(&cx, request.key_type).await;
+    if ready.is_ok() {
+        let keys = || request.coordinator_keys.iter().chain([&request.key]);
+        let coordinates = |image: &Image, id| {
+            keys().any(|key| partition_of(image, key).is_some_and(|partition| partition.leader == Some(id)))
+        };
+        pending_elections::await_them(&cx, coordinates).await;
+    }
     let find = |key: &StrBytes| match &ready {
         Ok(()) => find_group(&cx, key),
         Err(Refused { error, message }) => Err(Refused { error: *error, message: message.clone() }),
@@ -96,19 +104,20 @@ async fn prepare(cx: &RequestContext, key_type: i8) -> Result<(), Refused> {
     }
 }
 
+fn partition_of<'a>(image: &'a Image, group_id: &str) -> Option<&'a Partition> {
+    let topic = image.topic_by_name(OFFSETS_TOPIC)?;
+    let partitions = i32::try_from(topic.partitions.len()).ok()?;
+    topic.partition(crate::group::partition_for(group_id, partitions)).map(|partition| &**partition)
+}
+
 fn find_group(cx: &RequestContext, group_id: &str) -> Result<Found, Refused> {
     let unavailable = |message: &str| Refused {
         error: ResponseError::CoordinatorNotAvailable,
         message: message.to_owned(),
     };
     let image = cx.broker.metadata.image();
-    let partition = image
-        .topic_by_name(OFFSETS_TOPIC)
-        .and_then(|topic| {
-            let partitions = i32::try_from(topic.partitions.len()).ok()?;
-            topic.partition(crate::group::partition_for(group_id, partitions))
-        })
-        .ok_or_else(|| unavailable("the group's partition does not exist"))?;
+    let partition =
+        partition_of(&image, group_id).ok_or_else(|| unavailable("the group's partition does not exist"))?;
     let broker = partition
         .leader
         .and_then(|leader| image.broker(leader))

@@ -6,9 +6,10 @@
 //! v13: an error for the whole answer (KIP-1102), which a single cluster never gives.
 //!
 //! Unlike Kafka, a topic that was just created is waited for and answered with its real leader, so that a first produce
-//! does not begin with LEADER_NOT_AVAILABLE and a pause.
+//! does not begin with LEADER_NOT_AVAILABLE and a pause; so is the next leader where the one so far just died.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::metadata_response::{
@@ -17,10 +18,10 @@ use kafka_protocol::messages::metadata_response::{
 use kafka_protocol::messages::{BrokerId as WireBrokerId, MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use ottla_raft::metadata::decide::check_topic_name;
-use ottla_raft::{Image, Partition, Topic, TopicId};
+use ottla_raft::{BrokerId, Image, Partition, Topic, TopicId};
 use uuid::Uuid;
 
-use super::{Close, RequestContext, authorized_operations, auto_create, topic_listing};
+use super::{Close, RequestContext, authorized_operations, auto_create, pending_elections, topic_listing};
 
 pub async fn handle(cx: RequestContext, request: MetadataRequest) -> Result<MetadataResponse, Close> {
     let version = cx.api_version;
@@ -40,6 +41,8 @@ pub async fn handle(cx: RequestContext, request: MetadataRequest) -> Result<Meta
         }
     }
 
+    let asked_at =
+        pending_elections::await_them(&cx, |image, leader| wanted.names_leader(image, leader)).await;
     let image = cx.broker.metadata.image();
     let answer = Answer { image: &image, listener: &cx.connection.listener, version, request: &request };
     let topics = match &wanted {
@@ -51,7 +54,13 @@ pub async fn handle(cx: RequestContext, request: MetadataRequest) -> Result<Meta
             topics
         }
     };
-    let brokers = topic_listing::alive_brokers(&image, &cx.connection.listener)
+    // COMPAT: librdkafka drops a broker that is not named any more, and with it the partitions that the same answer moves away
+    // from there, until it looks again a second later. So who waited for an election hears of the brokers from before it too.
+    let was_alive =
+        |id| asked_at.as_ref().and_then(|image| image.broker(id)).is_some_and(|broker| !broker.fenced);
+    let named = image.brokers.values().filter(|broker| !broker.fenced || was_alive(broker.id));
+    let brokers = named
+        .filter_map(|broker| Some((broker, broker.endpoint(&cx.connection.listener)?)))
         .map(|(broker, endpoint)| {
             MetadataResponseBroker::default()
                 .with_node_id(WireBrokerId(broker.id.0))
@@ -107,6 +116,17 @@ impl Wanted {
             }
         }
         Wanted::Some { names, ids, malformed }
+    }
+
+    fn names_leader(&self, image: &Image, id: BrokerId) -> bool {
+        let led = |topic: &Arc<Topic>| topic.partitions.iter().any(|partition| partition.leader == Some(id));
+        match self {
+            Wanted::All => image.topics_by_name().any(led),
+            Wanted::Some { names, ids, .. } => {
+                names.iter().filter_map(|name| image.topic_by_name(name)).any(led)
+                    || ids.iter().filter_map(|id| image.topic_by_id(TopicId(*id))).any(led)
+            }
+        }
     }
 }
 

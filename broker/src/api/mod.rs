@@ -65,6 +65,7 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 #[cfg(test)]
 mod partition_tests;
+mod pending_elections;
 pub mod produce;
 pub mod produce_frame;
 pub mod remove_raft_voter;

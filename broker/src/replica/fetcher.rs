@@ -161,9 +161,11 @@ impl Fetcher {
                         pause = CONNECT_PAUSE_MIN;
                         let error = self.follow(&*link).await;
                         tracing::info!(leader = %self.leader, %error, "the connection to a leader ended");
+                        self.context.metadata.doubt(self.leader);
                     }
                     Err(error) => {
                         tracing::info!(leader = %self.leader, error, "a leader cannot be reached");
+                        self.context.metadata.doubt(self.leader);
                         tokio::time::sleep(pause).await;
                         pause = (2 * pause).min(self.context.config.backoff);
                     }

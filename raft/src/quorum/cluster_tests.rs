@@ -25,6 +25,8 @@ struct Wires {
     listening: Mutex<BTreeMap<String, PeerService>>,
     /// From, to.
     cut: Mutex<BTreeSet<(String, String)>>,
+    /// From, to: as by a host without a process at the port.
+    refused: Mutex<BTreeSet<(String, String)>>,
     /// Calls served by these get no answer.
     mute: Mutex<BTreeSet<String>>,
 }
@@ -54,6 +56,7 @@ impl Transport for Wire {
                     std::future::pending::<()>().await;
                 }
                 let service = self.wires.listening.lock().get(address).cloned();
+                let service = service.filter(|_| !self.wires.refused.lock().contains(&there));
                 let Some(service) = service else { return Err(TransportError::Refused) };
                 // On a task of its own, as a server's: who hangs up does not stop it.
                 let served = tokio::spawn(async move { service.handle(request).await });
@@ -72,6 +75,10 @@ impl Transport for Wire {
 impl Wires {
     fn cut(&self, from: &str, to: &str) {
         self.cut.lock().insert((from.into(), to.into()));
+    }
+
+    fn refuse(&self, from: &str, to: &str) {
+        self.refused.lock().insert((from.into(), to.into()));
     }
 
     /// Both ways, with everybody.
@@ -424,6 +431,84 @@ async fn the_death_of_the_active_controller_is_over_in_two_seconds() {
             tokio::spawn(beat(cluster.node(id).clone(), id, epoch));
         }
     }
+}
+
+/// Nobody waits for a timeout when nobody listens where the leader was; who only hears nothing does.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_active_controller_is_found_out_and_its_silence_waited_out() {
+    let timeout = MetadataConfig::new(BrokerId(1), "").election_timeout;
+    for round in 0..5 {
+        let mut cluster = TestCluster::started(5).await;
+        let _beating = serve_as_brokers(&cluster).await;
+        let dead = cluster.leader().await;
+        let others = cluster.others(dead);
+        tokio::time::sleep(Duration::from_millis(17 * round)).await;
+        cluster.kill(dead).await;
+        let begin = tokio::time::Instant::now();
+        let second = cluster.leader_other_than(Some(dead), &others).await;
+        eventually(5, || (!is_unfenced(&cluster, dead)).then_some(())).await;
+        assert!(begin.elapsed() < timeout * 2 / 5, "{:?}", begin.elapsed());
+
+        // Its connections are cut, and one of its voters is told that it refuses: no majority believes that.
+        let others = cluster.others(second);
+        let epoch = cluster.node(second).raft.metrics().borrow_watched().current_term;
+        cluster.wires.refuse(&address(others[0]), &address(second));
+        cluster.node(others[0]).doubt(BrokerId(second));
+        tokio::time::sleep(timeout / 2).await;
+        assert_eq!(cluster.leader().await, second);
+        assert_eq!(cluster.node(second).raft.metrics().borrow_watched().current_term, epoch);
+        cluster.wires.isolate(&address(second), 1..=5);
+        let begin = tokio::time::Instant::now();
+        cluster.leader_other_than(Some(second), &others).await;
+        assert!(begin.elapsed() > timeout / 2, "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_doubt_ends_when_the_peer_answers_is_fenced_or_stays_silent() {
+    let mut cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let others = cluster.others(leader);
+    let (asked, peer) = (cluster.node(others[0]).clone(), BrokerId(others[1]));
+    asked.doubt(peer);
+    assert!(asked.is_doubted(peer));
+    tokio::time::sleep(10 * HOP).await;
+    assert!(!asked.is_doubted(peer), "it answered");
+
+    cluster.wires.cut(&address(others[0]), &address(others[1]));
+    asked.doubt(peer);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(asked.is_doubted(peer));
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    assert!(!asked.is_doubted(peer), "nobody knows");
+    cluster.wires.heal();
+    // Asked now and then, so that the next doubt counts again.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    beating[&others[1]].abort();
+    cluster.kill(others[1]).await;
+    asked.doubt(peer);
+    assert!(asked.is_doubted(peer));
+    eventually(5, || asked.image().broker(peer).is_some_and(|broker| broker.fenced).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!asked.is_doubted(peer), "it is fenced");
+}
+
+/// A voter that wrongly takes a living leader for dead does not bring it down, alone or with a majority that hears it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_heard_is_not_replaced_because_its_address_refuses() {
+    let cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let leader = cluster.leader().await;
+    let epoch = cluster.node(leader).raft.metrics().borrow_watched().current_term;
+    for other in cluster.others(leader) {
+        cluster.wires.refuse(&address(other), &address(leader));
+        cluster.node(other).doubt(BrokerId(leader));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(cluster.leader().await, leader);
+    assert_eq!(cluster.node(leader).raft.metrics().borrow_watched().current_term, epoch);
 }
 
 #[tokio::test(start_paused = true)]

@@ -171,8 +171,10 @@ impl Controller {
     }
 
     async fn try_to_take_office(&mut self) {
-        if self.take_office().await.is_err() {
-            tokio::time::sleep(RETRY_PAUSE).await;
+        match self.take_office().await {
+            // Among them most often the one on the node whose end was the reason for the election.
+            Ok(_) => self.links.gone.notify_one(),
+            Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
 
@@ -250,7 +252,7 @@ impl Controller {
 
         if records.is_empty() {
             // A refusal is an answer about the newest state too: only a leader that is still in office may give it.
-            if let Err(error) = self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+            if let Err(error) = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
                 return Err(match error {
                     RaftError::Fatal(fatal) => WriteFailure::Error(SubmitError::Stopped(fatal.to_string())),
                     RaftError::APIError(_) => WriteFailure::NotLeader,

@@ -15,15 +15,16 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::doubt::Doubts;
 use super::encoding::{StoredLogId, decode, encode};
 use super::messages::{Answer, Call, Denied, Envelope, Promised, RPC_VERSION, Reply};
 use super::state_machine::Published;
 use super::transport::{Lane, PEER_MESSAGE_BYTES_MAX, Transport, TransportError};
 use super::types::{Member, Raft};
-use crate::metadata::ids::ClusterId;
+use crate::metadata::ids::{BrokerId, ClusterId};
 
 /// An address that refuses connections twice, so far apart, has no process behind it.
-const REFUSALS_APART: Duration = Duration::from_millis(100);
+const REFUSALS_APART: Duration = Duration::from_millis(50);
 
 pub struct Links {
     pub node_id: u64,
@@ -39,6 +40,7 @@ pub struct Links {
     last_leader: Mutex<Option<(u64, Instant)>>,
     /// Told when the address of a peer has refused connections twice.
     pub gone: Notify,
+    pub doubts: Doubts,
 }
 
 /// What is known of a peer from its answers.
@@ -120,6 +122,7 @@ impl Links {
             contacts: Mutex::new(BTreeMap::new()),
             last_leader: Mutex::new(None),
             gone: Notify::new(),
+            doubts: Doubts::default(),
         })
     }
 
@@ -190,6 +193,23 @@ impl Links {
     /// The leader before this node took office. Once: later it may be alive again, and this node would not know.
     pub fn take_last_leader(&self) -> Option<(u64, Instant)> {
         self.last_leader.lock().take()
+    }
+
+    /// When `id` spoke as the leader last, if nobody else did since.
+    pub fn heard_leader(&self, id: u64) -> Option<Instant> {
+        self.last_leader.lock().filter(|(leader, _)| *leader == id).map(|(_, heard)| heard)
+    }
+
+    /// Whether nobody listens at the address of `id` any more, and `id` was not heard of since that began.
+    pub fn has_ended(&self, id: u64, heard: Option<Instant>) -> bool {
+        let contact = self.contact(id);
+        contact.gone && contact.refused_since.is_some_and(|refused| heard.is_none_or(|heard| heard < refused))
+    }
+
+    pub fn is_fenced_broker(&self, id: u64) -> bool {
+        let image = self.published.image();
+        let broker = i32::try_from(id).ok().and_then(|id| image.broker(BrokerId(id)));
+        broker.is_some_and(|broker| broker.fenced)
     }
 
     /// Forgets a node that has left.
@@ -285,10 +305,12 @@ impl Links {
                 contact.refused_since = None;
                 contact.refused_last = None;
                 contact.gone = false;
+                self.doubts.end(id);
             }
             Err(CallError::Transport(TransportError::Refused)) => {
                 let since = *contact.refused_since.get_or_insert(now);
                 contact.refused_last = Some(now);
+                self.doubts.add(id);
                 if now - since >= REFUSALS_APART {
                     contact.gone = true;
                     // Each time: what another controller found out counts only when this one finds it too.

@@ -8,6 +8,7 @@ mod barrier;
 mod config;
 mod controller;
 mod directory;
+mod doubt;
 pub mod encoding;
 mod errors;
 mod info;
@@ -92,6 +93,7 @@ struct Running {
     controller: JoinHandle<()>,
     /// Ends by itself when openraft does.
     _tending: JoinHandle<()>,
+    _doubting: JoinHandle<()>,
     _home: Home,
 }
 

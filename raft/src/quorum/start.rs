@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::config::{MetadataConfig, QuorumRole};
 use super::controller::{Controller, WAITING_REQUESTS_MAX};
 use super::directory::{DIRECTORY_NAME, Home};
+use super::doubt;
 use super::encoding::{StoredLogId, StoredSnapshot, decode};
 use super::links::{CallError, Links, Peer};
 use super::log_store::{LogStore, OpenLogError};
@@ -137,6 +138,8 @@ impl Metadata {
             Controller::new(raft.clone(), published.clone(), room.clone(), links.clone(), config.clone());
         let controller = tokio::spawn(controller.run(waiting, stopped));
         let tending = tokio::spawn(tend(raft.clone(), links.clone(), config.clone()));
+        let heartbeat_interval = config.election_timeout * HEARTBEAT_INTERVAL_PERCENT / 100;
+        let doubting = tokio::spawn(doubt::clear_up(raft.clone(), links.clone(), heartbeat_interval));
         let running = Arc::new(Mutex::new(None));
         let metadata = Metadata {
             node_id: config.node_id,
@@ -155,6 +158,7 @@ impl Metadata {
             stop,
             controller,
             _tending: tending,
+            _doubting: doubting,
             _home: home,
         });
         match metadata.find_quorum(&config, &server).await {
@@ -547,6 +551,10 @@ async fn tend(raft: Raft, links: Arc<Links>, config: MetadataConfig) {
 /// Only a voter that the membership knows by its directory may stand: a node that reads the log from its beginning passes by
 /// memberships of long ago, in which its id may have been another's.
 fn allow_elections(raft: &Raft, links: &Links) {
+    raft.runtime_config().elect(may_stand(raft, links));
+}
+
+pub(super) fn may_stand(raft: &Raft, links: &Links) -> bool {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();
@@ -556,7 +564,7 @@ fn allow_elections(raft: &Raft, links: &Links) {
         member.directory_id == links.directory_id
             || member.directory_id.is_nil() && (is_alone || !links.is_named())
     });
-    raft.runtime_config().elect(is_voter && is_known);
+    is_voter && is_known
 }
 
 fn is_sole_voter(raft: &Raft, id: u64) -> bool {
