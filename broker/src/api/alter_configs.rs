@@ -8,35 +8,21 @@ use ottla_raft::metadata::image::Configs;
 use ottla_raft::requests::AlterConfigs;
 use ottla_raft::{ConfigResource, Image};
 
-use super::alteration::{self, Outcome};
+use super::alteration::{self, Asked};
 use super::{Close, RequestContext};
 use crate::config::alter::Refusal;
 
 pub async fn handle(cx: RequestContext, request: AlterConfigsRequest) -> Result<AlterConfigsResponse, Close> {
     let image = cx.broker.metadata.image();
-    let repeated =
-        alteration::repeated(request.resources.iter().map(|r| (r.resource_type, &r.resource_name)));
-    let (mut outcomes, mut submitted, mut resources) = (Vec::new(), Vec::new(), Vec::new());
-    for asked in &request.resources {
-        let (kind, name) = (asked.resource_type, &asked.resource_name);
-        let checked = if repeated.contains_key(&(kind, name.clone())) {
-            Err(alteration::is_repeated())
-        } else {
-            prepare(&cx, &image, asked)
-        };
-        match checked {
-            Ok((resource, entries)) => {
-                submitted.push((kind, name.clone(), resource.clone()));
-                resources.push((resource, entries));
-            }
-            Err(refusal) => outcomes.push(Outcome::refused(kind, name, &refusal)),
-        }
-    }
-    if !resources.is_empty() {
-        let validate_only = request.validate_only;
-        let decided = cx.broker.metadata.submit(AlterConfigs { resources, validate_only }).await;
-        outcomes.extend(alteration::outcomes(&cx, submitted, decided, validate_only).await);
-    }
+    let asked = request.resources.iter().map(|asked| Asked {
+        kind: asked.resource_type,
+        name: asked.resource_name.clone(),
+        change: prepare(&cx, &image, asked),
+    });
+    let (asked, validate_only) = (asked.collect(), request.validate_only);
+    let outcomes =
+        alteration::alter(&cx, asked, validate_only, |resources| AlterConfigs { resources, validate_only })
+            .await;
     let responses = outcomes
         .into_iter()
         .map(|outcome| {

@@ -7,7 +7,7 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
 use ottla_raft::metadata::decide::check_topic_name;
 use ottla_raft::metadata::image::Configs;
-use ottla_raft::requests::{AlterConfigsResult, ConfigOperation};
+use ottla_raft::requests::{AlterConfigsResult, ConfigOperation, Submit};
 use ottla_raft::{ConfigResource, ConfigResourceType, Image, SubmitError};
 
 use super::{ListenerRole, RequestContext, auto_create, create_topics};
@@ -155,9 +155,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub fn refused(kind: i8, name: &StrBytes, refusal: &Refusal) -> Outcome {
+    fn refused(kind: i8, name: StrBytes, refusal: &Refusal) -> Outcome {
         let failure = Some((error_map::config_refusal(refusal), refusal.to_string()));
-        Outcome { kind, name: name.clone(), failure }
+        Outcome { kind, name, failure }
     }
 
     pub fn code(&self) -> i16 {
@@ -169,22 +169,53 @@ impl Outcome {
     }
 }
 
-/// Resources that a request names more than once: which of the two changes would count?
-pub fn repeated<'a>(resources: impl Iterator<Item = (i8, &'a StrBytes)>) -> BTreeMap<(i8, StrBytes), usize> {
-    let mut counts = BTreeMap::new();
-    for (kind, name) in resources {
-        *counts.entry((kind, name.clone())).or_insert(0) += 1;
-    }
-    counts.retain(|_, count| *count > 1);
-    counts
+/// A resource of a request, and how it is to be changed.
+pub struct Asked<C> {
+    pub kind: i8,
+    pub name: StrBytes,
+    pub change: Result<(ConfigResource, C), Refusal>,
 }
 
-pub fn is_repeated() -> Refusal {
-    Refusal::InvalidRequest("Each resource must appear at most once.".into())
+/// Has the controller make the changes that can be made, all in one `request`, and answers for every resource.
+pub async fn alter<C, R>(
+    cx: &RequestContext,
+    asked: Vec<Asked<C>>,
+    validate_only: bool,
+    request: impl FnOnce(Vec<(ConfigResource, C)>) -> R,
+) -> Vec<Outcome>
+where
+    R: Submit<Response = Vec<AlterConfigsResult>>,
+{
+    // Of two changes of one resource, which would count?
+    let mut counts: BTreeMap<(i8, StrBytes), usize> = BTreeMap::new();
+    for asked in &asked {
+        *counts.entry((asked.kind, asked.name.clone())).or_default() += 1;
+    }
+    let (mut outcomes, mut submitted, mut resources) = (Vec::new(), Vec::new(), Vec::new());
+    for Asked { kind, name, change } in asked {
+        let is_repeated = counts.get(&(kind, name.clone())).is_some_and(|count| *count > 1);
+        let change = if is_repeated {
+            Err(Refusal::InvalidRequest("Each resource must appear at most once.".into()))
+        } else {
+            change
+        };
+        match change {
+            Ok((resource, change)) => {
+                submitted.push((kind, name, resource.clone()));
+                resources.push((resource, change));
+            }
+            Err(refusal) => outcomes.push(Outcome::refused(kind, name, &refusal)),
+        }
+    }
+    if !resources.is_empty() {
+        let decided = cx.broker.metadata.submit(request(resources)).await;
+        outcomes.extend(outcomes_of(cx, submitted, decided, validate_only).await);
+    }
+    outcomes
 }
 
 /// Turns what the controller decided into answers. After a change, waits until it is in force on this broker.
-pub async fn outcomes(
+async fn outcomes_of(
     cx: &RequestContext,
     submitted: Vec<(i8, StrBytes, ConfigResource)>,
     decided: Result<Vec<AlterConfigsResult>, SubmitError>,
