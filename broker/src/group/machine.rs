@@ -378,6 +378,7 @@ impl Machine {
         let decide = |draft: &mut Draft<'_>| match &kind {
             TimerKind::Rebalance => draft.on_rebalance_timer(),
             TimerKind::Sync => draft.on_sync_timer(),
+            TimerKind::Assignment => draft.on_assignment_timer(),
             TimerKind::Session(member_id) => draft.on_session_timer(member_id),
         };
         Some(self.edit(&group_id, now, decide).1)

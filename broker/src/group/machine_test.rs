@@ -33,6 +33,7 @@ fn rules() -> Rules {
         initial_rebalance_delay_ms: 3_000,
         metadata_bytes_max: 16,
         retention_ms: 1_000_000,
+        log_wait_ms_max: 5_000,
     }
 }
 
@@ -712,6 +713,34 @@ fn an_assignment_that_cannot_be_written_starts_the_rebalance_again() {
     assert_eq!(world.state(), GroupState::PreparingRebalance);
     let token = world.join(member(&joined.member_id));
     assert_eq!(world.joined(token).generation, 2);
+}
+
+#[test]
+fn an_assignment_that_the_log_takes_too_long_for_starts_the_rebalance_again() {
+    let mut world = World::new();
+    let token = world.join_new();
+    world.advance(3_000);
+    let joined = world.joined(token);
+    world.storing = Storing::Held;
+    let token = world.sync(&joined, &[(&joined.member_id.clone(), "a")]);
+    world.advance(4_999);
+    assert!(!world.answers.contains_key(&token));
+    world.advance(1);
+    assert_eq!(world.synced(token), Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(world.state(), GroupState::PreparingRebalance);
+    // It is durable after all, which is history.
+    world.store_one();
+    assert_eq!(world.state(), GroupState::PreparingRebalance);
+    world.storing = Storing::AtOnce;
+    let token = world.join(member(&joined.member_id));
+    let joined = world.joined(token);
+    assert_eq!(joined.generation, 2);
+    let token = world.sync(&joined, &[(&joined.member_id.clone(), "b")]);
+    assert_eq!(world.synced(token).unwrap(), "b");
+    // In time: the clock that ran for it has stopped.
+    world.heartbeat(&joined.member_id, 2).unwrap();
+    world.advance(6_000);
+    assert_eq!(world.state(), GroupState::Stable);
 }
 
 #[test]

@@ -93,6 +93,7 @@ impl GroupCoordinator {
             initial_rebalance_delay_ms: u64::try_from(millis(config.initial_rebalance_delay)).unwrap_or(0),
             metadata_bytes_max: config.offset_metadata_bytes_max.min(records::STRING_BYTES_MAX),
             retention_ms: millis(config.offsets_retention),
+            log_wait_ms_max: u64::try_from(millis(config.offset_commit_timeout)).unwrap_or(0),
         };
         let codec = match config.offsets_topic_compression {
             1 => Codec::Gzip,

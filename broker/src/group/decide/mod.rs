@@ -37,6 +37,8 @@ pub struct Rules {
     pub initial_rebalance_delay_ms: u64,
     pub metadata_bytes_max: usize,
     pub retention_ms: i64,
+    /// `offsets.commit.timeout.ms`: how long an answer waits for the log.
+    pub log_wait_ms_max: u64,
 }
 
 /// How long a member that never saw a generation may wait in a JoinGroup. Its client may have gone unnoticed, and
@@ -62,6 +64,8 @@ pub enum TimerKind {
     Rebalance,
     /// The end of the wait for members to sync.
     Sync,
+    /// The end of the wait for the log to take the leader's assignment.
+    Assignment,
     /// The session of a member, or the time an unused member id is kept.
     Session(MemberId),
 }

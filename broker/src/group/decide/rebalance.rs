@@ -23,6 +23,7 @@ impl Draft<'_> {
             self.reset_assignments(GroupError::RebalanceInProgress);
         }
         self.cancel(TimerKind::Sync);
+        self.cancel(TimerKind::Assignment);
         let is_initial = self.group.state == GroupState::Empty;
         self.enter(GroupState::PreparingRebalance);
         if is_initial {

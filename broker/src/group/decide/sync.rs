@@ -58,6 +58,7 @@ impl Draft<'_> {
             let record = Record::Group { group_id: self.id.clone(), value: Some(value) };
             let generation = self.group.generation;
             self.write(vec![record], Vec::new(), Then::Assignment { generation });
+            self.arm(TimerKind::Assignment, self.rules.log_wait_ms_max);
         }
     }
 
@@ -85,6 +86,7 @@ impl Draft<'_> {
         if self.group.state != GroupState::Stable || self.group.generation != generation {
             return;
         }
+        self.cancel(TimerKind::Assignment);
         let members: Vec<MemberId> = self.group.members.keys().cloned().collect();
         for member_id in members {
             let token = self.group.member_mut(&member_id).and_then(|member| member.awaiting_sync.take());
@@ -102,5 +104,11 @@ impl Draft<'_> {
             self.reset_assignments(error);
             self.prepare_rebalance();
         }
+    }
+
+    /// The log takes too long: members are told to come again rather than kept waiting. The record may still become durable, of
+    /// a generation that is over then.
+    pub fn on_assignment_timer(&mut self) {
+        self.on_assignment_lost(self.group.generation, GroupError::CoordinatorNotAvailable);
     }
 }
