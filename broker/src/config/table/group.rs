@@ -138,7 +138,7 @@ pub(super) const KEYS: &[Key] = &[
     key("offsets.retention.check.interval.ms", Long, Is("600000"), AtLeast(1), ReadOnly, Used,
         "How often expired offsets are looked for."),
     key("offsets.commit.timeout.ms", Int, Is("5000"), AtLeast(1), ReadOnly, Used,
-        "How long a commit waits for its replicas."),
+        "How long a commit, or the assignment of a group, waits for the replicas."),
     key("offsets.load.buffer.size", Int, Is("5242880"), AtLeast(1), ReadOnly, Used,
         "Bytes read at a time when offsets are loaded."),
     key("offset.metadata.max.bytes", Int, Is("4096"), AtLeast(0), ReadOnly, Used,
