@@ -188,3 +188,53 @@ async fn a_controller_joins_the_voters_by_itself() {
         node.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_with_a_new_disk_may_lead_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports::<1>();
+    let voters = format!("1@127.0.0.1:{}", ports[0]);
+    let controllers = format!("PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:{}", ports[0]);
+    let ports = [0, 0, 0];
+    let by_one = [("controller.quorum.voters", &*voters), ("listeners", &*controllers)];
+    let one = start(member(dir.path(), 1, &ports, &by_one)).await.unwrap();
+    let start_two = || {
+        let broker = [
+            ("controller.quorum.voters", &*voters),
+            ("listeners", "PLAINTEXT://127.0.0.1:0"),
+            ("process.roles", "broker"),
+        ];
+        start(member(dir.path(), 2, &ports, &broker))
+    };
+    let two = start_two().await.unwrap();
+    until("both are there", || active(&one, 1) && active(&one, 2)).await;
+    let topic = ottla_raft::requests::NewTopic {
+        name: "t".into(),
+        partitions: -1,
+        replication_factor: -1,
+        assignments: vec![(0, [2, 1].map(BrokerId).to_vec())],
+        configs: Vec::new(),
+    };
+    let create = ottla_raft::requests::CreateTopics { topics: vec![topic], validate_only: false };
+    assert!(one.broker().metadata.submit(create).await.unwrap()[0].result.is_ok());
+    let directory_id = two.broker().metadata.directory_id();
+    two.shutdown().await;
+    std::fs::remove_dir_all(dir.path().join("2")).unwrap();
+
+    let two = start_two().await.unwrap();
+    let image = one.broker().metadata.image();
+    assert_ne!(two.broker().metadata.directory_id(), directory_id);
+    assert_eq!(
+        image.broker(BrokerId(2)).unwrap().log_dirs,
+        [two.broker().metadata.directory_id()],
+        "a directory has one id, whether it is the metadata's or not"
+    );
+    until("broker 2 may lead", || {
+        let image = one.broker().metadata.image();
+        let state = image.topics.values().next().unwrap().partitions[0].clone();
+        state.isr.contains(&BrokerId(2)) && image.may_lead(BrokerId(2), &state)
+    })
+    .await;
+    two.shutdown().await;
+    one.shutdown().await;
+}

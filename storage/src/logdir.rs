@@ -82,7 +82,7 @@ impl LogDir {
             .lock(&path.join(LOCK_FILE))
             .map_err(io_error)?
             .ok_or_else(|| LogDirError::Locked { path: path.clone() })?;
-        let directory_id = claim(&disk, &path, cluster_id, node_id)?;
+        let directory_id = claim(&disk, &path, cluster_id, node_id, None)?;
 
         let marker = path.join(CLEAN_SHUTDOWN_FILE);
         let (last_shutdown, clean_shutdown_epoch) = match disk.read(&marker, MARKER_BYTES_MAX) {
@@ -304,8 +304,29 @@ fn meta_error(path: &Path, source: MetaPropertiesError) -> LogDirError {
     }
 }
 
-/// Checks that the directory is this node's, or makes it so when it is nobody's. Returns its id.
-fn claim(disk: &Disk, path: &Path, cluster_id: &str, node_id: i32) -> Result<Uuid, LogDirError> {
+/// Gives the directory that holds the metadata the id by which the quorum knows it: `meta.properties` is where Kafka's
+/// kafka-metadata-quorum reads the id of a new voter. A directory that had another one, because its metadata was lost and made
+/// anew, is another one from then on.
+pub fn claim_for_metadata(
+    disk: &Disk,
+    path: &Path,
+    cluster_id: &str,
+    node_id: i32,
+    directory_id: Uuid,
+) -> Result<(), LogDirError> {
+    create_durably(disk, path).map_err(|source| LogDirError::Io { path: path.to_owned(), source })?;
+    claim(disk, path, cluster_id, node_id, Some(directory_id)).map(|_| ())
+}
+
+/// Checks that the directory is this node's, or makes it so when it is nobody's. Returns its id, which is `wanted` if that is
+/// given.
+fn claim(
+    disk: &Disk,
+    path: &Path,
+    cluster_id: &str,
+    node_id: i32,
+    wanted: Option<Uuid>,
+) -> Result<Uuid, LogDirError> {
     let found = meta_properties::read(disk, path).map_err(|source| meta_error(path, source))?;
     if let Some(found) = &found {
         if found.cluster_id != cluster_id {
@@ -322,11 +343,11 @@ fn claim(disk: &Disk, path: &Path, cluster_id: &str, node_id: i32) -> Result<Uui
                 expected: node_id,
             });
         }
-        if let Some(directory_id) = found.directory_id {
+        if let Some(directory_id) = found.directory_id.filter(|id| wanted.is_none_or(|wanted| wanted == *id)) {
             return Ok(directory_id);
         }
     }
-    let directory_id = Uuid::new_v4();
+    let directory_id = wanted.unwrap_or_else(Uuid::new_v4);
     let meta =
         MetaProperties { cluster_id: cluster_id.to_owned(), node_id, directory_id: Some(directory_id) };
     meta_properties::write(disk, path, &meta)
@@ -411,6 +432,19 @@ mod tests {
         let disk = Disk::simulated(&simulated);
         disk.write_durably(Path::new("/data/meta.properties"), b"version=1\n").unwrap();
         assert!(matches!(open(&simulated), Err(LogDirError::MetaProperties { .. })));
+    }
+
+    #[test]
+    fn the_directory_of_the_metadata_has_its_id() {
+        let simulated = SimulatedDisk::new();
+        let claim_as = |cluster, id| {
+            claim_for_metadata(&Disk::simulated(&simulated), Path::new("/data"), cluster, 1, Uuid::from_u128(id))
+        };
+        claim_as(CLUSTER, 7).unwrap();
+        assert_eq!(open(&simulated).unwrap().directory_id(), Uuid::from_u128(7));
+        claim_as(CLUSTER, 8).unwrap();
+        assert_eq!(open(&simulated).unwrap().directory_id(), Uuid::from_u128(8), "the metadata was made anew");
+        assert!(matches!(claim_as("another", 8), Err(LogDirError::OtherCluster { .. })));
     }
 
     #[test]

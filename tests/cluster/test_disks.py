@@ -107,7 +107,7 @@ def test_an_old_copy_of_a_data_directory(ottla_only, cluster, start_load):
     shutil.copytree(copy, node.data_dir)
     node.spawn()
     node.should_run = False
-    wait_until(lambda: not node.running() or node.id in cluster.brokers()[0].metadata().brokers, 60, "refused or in the cluster")
+    wait_until(lambda: not node.running() or node._ready(), 60, "refused or in the cluster")
     if not node.running():
         assert node.process.wait(5) == 3, node.log()
         assert "old" in node.said() or "copy" in node.said(), node.said()

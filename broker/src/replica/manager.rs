@@ -674,8 +674,10 @@ impl ReplicaManager {
                     replica.restore_high_watermark(high_watermark);
                 }
                 let directory = dir.log_dir.directory_id();
-                // With a single directory there is nothing to tell.
-                if self.dirs.len() > 1 && wanted.state.directory(self.local) != directory {
+                let known = wanted.state.directory(self.local);
+                // With a single directory there is nothing to tell, unless it is not the one that there was: whoever is on
+                // that one is gone, as the controller sees it, and may not lead.
+                if known != directory && (self.dirs.len() > 1 || !known.is_nil()) {
                     self.assignments.push(wanted.topic_id, wanted.partition, directory);
                 }
                 self.update_role(&replica, &wanted.state, image);
