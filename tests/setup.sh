@@ -5,7 +5,8 @@
 #   tests/setup.sh --check    install nothing; report what is missing
 #
 # Everything goes to .test-env/ beside this repository's Cargo.toml (git-ignored), or to $OTTLA_TEST_ENV, which several
-# clones may share. Only kcat, e2fsprogs, strace and a missing JDK, Maven or Node come from apt, and only when run by root.
+# clones may share. Only kcat, e2fsprogs, strace, libfaketime and a missing JDK, Maven or Node come from apt, and only when run
+# by root.
 # Each part leaves a stamp with the hash of what it was made from, so a changed version is installed again.
 # What can't be installed is named together with the tests it stops, and the exit code is 1;
 # OTTLA_TEST_ALLOW_MISSING=1 makes it 0, and the tests then skip those parts and say so.
@@ -56,11 +57,10 @@ part() {
   return 1
 }
 
-# command_from_apt COMMAND PACKAGE "what is skipped": a program that the system has or that apt can give.
+# from_apt WHAT PACKAGE "what is skipped": what the system does not have and apt may be able to give.
 apt_updated=0
-command_from_apt() {
-  local program=$1 package=$2 used_by=$3
-  PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null && return 0
+from_apt() {
+  local what=$1 package=$2 used_by=$3
   if [ "$check_only" = 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     if [ "$apt_updated" = 0 ]; then
       try apt-get update -q
@@ -69,8 +69,16 @@ command_from_apt() {
     say "installing $package"
     DEBIAN_FRONTEND=noninteractive try apt-get install -y -q --no-install-recommends "$package" && return 0
   fi
-  missing+=("$program (package $package): $used_by")
+  missing+=("$what (package $package): $used_by")
   return 1
+}
+
+command_from_apt() { # COMMAND PACKAGE "what is skipped"
+  PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || from_apt "$@"
+}
+
+file_from_apt() { # PATTERN PACKAGE "what is skipped": a file wherever the machine's architecture has it.
+  compgen -G "$1" >/dev/null || from_apt "$@"
 }
 
 install_venv() { # NAME REQUIREMENTS
@@ -95,6 +103,7 @@ install_java() { # VERSION
 command_from_apt kcat kcat "the kcat tests are skipped"
 command_from_apt mkfs.ext4 e2fsprogs "the power-cut tests are skipped"
 command_from_apt strace strace "the tests with failing syncs are skipped"
+file_from_apt '/usr/lib/*/faketime/libfaketimeMT.so.1' libfaketime "the tests with a clock an hour off are skipped"
 command_from_apt ip iproute2 "no links are cut in the tests with clusters"
 command_from_apt nft nftables "no links are cut in the tests with clusters"
 if command_from_apt python3 python3-venv "all tests in tests/stock are skipped"; then

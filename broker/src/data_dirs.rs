@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use ottla_raft::BrokerEpoch;
 use ottla_storage::disk::Disk;
 use ottla_storage::logdir::{self, LogDir, LogDirError};
+use uuid::Uuid;
 
 use crate::config::NodeConfig;
 use crate::replica::UnusableDir;
@@ -66,12 +67,21 @@ pub fn examine(disk: &Disk, config: &NodeConfig) -> Result<Examined, DataDirsErr
     Ok(Examined { cluster_id: cluster.map(|(_, id)| id), holds_partitions })
 }
 
-/// Takes the directories, in the order of `log.dirs`, and says which can't be used.
+/// Takes the directories, in the order of `log.dirs`, and says which can't be used. The one with the metadata, which may be one of
+/// them, has the id by which the quorum knows it.
 pub fn open(
     disk: &Disk,
     config: &NodeConfig,
     cluster_id: &str,
+    metadata_directory: Uuid,
 ) -> Result<(Vec<LogDir>, Vec<UnusableDir>), DataDirsError> {
+    logdir::claim_for_metadata(
+        disk,
+        &config.metadata_log_dir,
+        cluster_id,
+        config.node_id,
+        metadata_directory,
+    )?;
     let (mut opened, mut unusable) = (Vec::new(), Vec::new());
     for path in &config.log_dirs {
         let taken = LogDir::open(disk.clone(), path, cluster_id, config.node_id);

@@ -155,14 +155,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         tokio::spawn(auto_join::run(metadata.clone(), peer_address(&config, &addresses)));
     }
     let cluster_id = metadata.image().cluster_id.to_string();
-    logdir::claim_for_metadata(
-        &disk,
-        &config.metadata_log_dir,
-        &cluster_id,
-        config.node_id,
-        metadata.directory_id(),
-    )?;
-    let (log_dirs, unusable_dirs) = data_dirs::open(&disk, &config, &cluster_id)?;
+    let (log_dirs, unusable_dirs) = data_dirs::open(&disk, &config, &cluster_id, metadata.directory_id())?;
     let registration = match config.roles.broker {
         true => {
             let introduction = introduction(&config, &addresses, &log_dirs);

@@ -343,7 +343,8 @@ fn claim(
                 expected: node_id,
             });
         }
-        if let Some(directory_id) = found.directory_id.filter(|id| wanted.is_none_or(|wanted| wanted == *id)) {
+        if let Some(directory_id) = found.directory_id.filter(|id| wanted.is_none_or(|wanted| wanted == *id))
+        {
             return Ok(directory_id);
         }
     }
@@ -438,12 +439,22 @@ mod tests {
     fn the_directory_of_the_metadata_has_its_id() {
         let simulated = SimulatedDisk::new();
         let claim_as = |cluster, id| {
-            claim_for_metadata(&Disk::simulated(&simulated), Path::new("/data"), cluster, 1, Uuid::from_u128(id))
+            claim_for_metadata(
+                &Disk::simulated(&simulated),
+                Path::new("/data"),
+                cluster,
+                1,
+                Uuid::from_u128(id),
+            )
         };
         claim_as(CLUSTER, 7).unwrap();
         assert_eq!(open(&simulated).unwrap().directory_id(), Uuid::from_u128(7));
         claim_as(CLUSTER, 8).unwrap();
-        assert_eq!(open(&simulated).unwrap().directory_id(), Uuid::from_u128(8), "the metadata was made anew");
+        assert_eq!(
+            open(&simulated).unwrap().directory_id(),
+            Uuid::from_u128(8),
+            "the metadata was made anew"
+        );
         assert!(matches!(claim_as("another", 8), Err(LogDirError::OtherCluster { .. })));
     }
 

@@ -6,7 +6,6 @@ not caught, the test could not see a loss.
 """
 
 import random
-import time
 
 import pytest
 from cluster import Cluster
@@ -48,7 +47,8 @@ def cut_and_start(cluster, disks) -> None:
 def cuts(cluster, disks, load, times: int) -> None:
     for _ in range(times):
         load.wait_for_all_partitions(PARTITIONS)
-        time.sleep(random.uniform(0, 0.3))
+        # Somewhere in the middle of what happens.
+        load.wait_for_more(random.randint(1, 150))
         cut_and_start(cluster, disks)
     load.wait_for_all_partitions(PARTITIONS)
     load.stop()

@@ -719,6 +719,47 @@ async fn an_old_copy_of_a_directory_is_refused() {
     create(cluster.node(leader), "goes-on").await;
 }
 
+/// As a machine that is cloned has one: everything in it is right, but it is not the only one.
+#[tokio::test(start_paused = true)]
+async fn a_copied_directory_is_refused_while_its_owner_lives() {
+    for id in [2, 7] {
+        let mut cluster = TestCluster::started(3).await;
+        let _beating = serve_as_brokers(&cluster).await;
+        cluster.start(7).await;
+        cluster.converge().await;
+        let copied = MetadataConfig {
+            peer_address: "node-19".into(),
+            transport: Arc::new(Wire { wires: cluster.wires.clone(), from: "node-19".into() }),
+            ..cluster.config(id)
+        };
+        let owner = cluster.store(id);
+        for config in [&copied, &MetadataConfig { peer_address: address(id), ..copied.clone() }] {
+            let copy = Arc::new(owner.copy());
+            let refused = within(60, Metadata::start_in_memory(config.clone(), copy)).await.err();
+            let Some(error @ StartError::Copied { .. }) = refused else { panic!("{refused:?}") };
+            assert!(
+                error.to_string().contains(&format!("another node runs with node.id {id}, at node-{id}"))
+            );
+        }
+
+        // When its owner has ended, nobody can tell it from a node that moved.
+        let copy = Arc::new(owner.copy());
+        cluster.kill(id).await;
+        cluster.stores.insert(id, copy);
+        let moved = within(60, cluster.starting(copied)).await.unwrap();
+        create(&moved, "from-elsewhere").await;
+        // And then it is the owner that comes second.
+        cluster.stores.insert(id, owner);
+        let config = cluster.config(id);
+        let refused = within(60, cluster.starting(config)).await.err();
+        assert!(
+            matches!(refused, Some(StartError::Copied { .. })),
+            "node {id}: what the quorum says counts, not the own disk: {refused:?}"
+        );
+        moved.shutdown().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_id_is_one_node() {
     let mut cluster = TestCluster::started(3).await;

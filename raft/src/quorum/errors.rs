@@ -41,20 +41,34 @@ pub enum StartError {
     #[error("this node is not admitted to the cluster: {0}")]
     NotAdmitted(String),
     #[error(
-        "the metadata of node {node} is an old copy: node {peer} remembers that it voted in epoch {epoch} and acknowledged offset \
-         {acknowledged:?}, but it holds epoch {held_epoch} and offset {held:?}. What it lost may have counted, so it must not take part: \
-         remove it from the voters, delete its metadata directory, start it, and add it again"
+        "another node runs with node.id {node}, at {address}, on the same metadata directory: {path} is a copy. Stop the other one \
+         first if this one is to take its place, or give this one a node.id and an empty directory of its own"
+    )]
+    Copied { node: BrokerId, address: String, path: PathBuf },
+    #[error(
+        "the metadata of node {node} in {path} is an old copy: node {peer} remembers that it {remembered}, but the copy \
+         {held}. {}", what_to_do(*is_voter)
     )]
     OldCopy {
         node: BrokerId,
+        path: PathBuf,
         peer: BrokerId,
-        epoch: u64,
-        acknowledged: Option<u64>,
-        held_epoch: u64,
-        held: Option<u64>,
+        remembered: String,
+        held: String,
+        is_voter: bool,
     },
     #[error("{0}")]
     InvalidConfig(String),
+}
+
+/// With an old copy.
+fn what_to_do(is_voter: bool) -> &'static str {
+    if is_voter {
+        "What it lost may have counted, so it must not take part: remove it from the voters (kafka-metadata-quorum remove-controller), \
+         delete that directory, start this node, and add it again"
+    } else {
+        "Delete that directory and start this node again: it is no voter, and is given everything anew"
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -22,6 +22,7 @@ use super::state_machine::Published;
 use super::transport::{Lane, PEER_MESSAGE_BYTES_MAX, Transport, TransportError};
 use super::types::{Member, Raft};
 use crate::metadata::ids::{BrokerId, ClusterId};
+use crate::random;
 
 /// An address that refuses connections twice, so far apart, has no process behind it.
 const REFUSALS_APART: Duration = Duration::from_millis(50);
@@ -29,6 +30,8 @@ const REFUSALS_APART: Duration = Duration::from_millis(50);
 pub struct Links {
     pub node_id: u64,
     pub directory_id: Uuid,
+    /// Tells this process from any other that has a copy of its directory.
+    pub process: Uuid,
     transport: Arc<dyn Transport>,
     /// What the configuration or the disk says, until the log says it.
     expected_cluster: Option<ClusterId>,
@@ -115,6 +118,7 @@ impl Links {
         Arc::new(Links {
             node_id,
             directory_id,
+            process: random::uuid(),
             transport,
             expected_cluster,
             published,

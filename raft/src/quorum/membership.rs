@@ -119,18 +119,26 @@ impl Metadata {
         self.room.for_upkeep().await.map_err(|error| JoinRefused::NotNow(error.to_string()))?;
         let add = |joined| ChangeMembers::AddNodes(BTreeMap::from([(id, joined)]));
         let changed = match membership.get_node(&id) {
+            Some(known) if self.is_copied(id, known, (directory_id, join.process)).await => {
+                return Err(JoinRefused::Never(format!(
+                    "another node runs with node.id {id}, at {}, on the same metadata directory {}: one of the two is a copy",
+                    known.address,
+                    kafka_uuid(directory_id)
+                )));
+            }
             Some(known) if known.directory_id == directory_id || known.directory_id.is_nil() => {
                 let set = ChangeMembers::SetNodes(BTreeMap::from([(id, joined)]));
                 change_members(&self.raft, set).await
             }
             Some(known) if is_voter(&membership, id) => {
                 return Err(JoinRefused::Never(format!(
-                    "voter {id} is known at {} with the metadata directory {}, and this one is {directory_id}: either two \
+                    "voter {id} is known at {} with the metadata directory {}, and this one is {}: either two \
                      nodes have node.id {id}, or the directory of this one is lost. What a voter had acknowledged counts, so \
                      a new directory cannot take its place: remove the voter (kafka-metadata-quorum remove-controller \
                      --controller-id {id} --controller-directory-id {}), start this node, and add it again",
                     known.address,
                     kafka_uuid(known.directory_id),
+                    kafka_uuid(directory_id),
                     kafka_uuid(known.directory_id),
                 )));
             }
@@ -164,6 +172,19 @@ impl Metadata {
     async fn lives_elsewhere(&self, id: u64, known: &Member) -> bool {
         let probe = Call::Probe(Probe { voters: Vec::new() });
         self.links.call(&Peer::member(id, known), Lane::Submit, probe, PROBE_LIMIT).await.is_ok()
+    }
+
+    /// Whether the directory of one that joins is also that of another process, where the membership has this id. One that moved,
+    /// or is reached by several addresses, is not.
+    async fn is_copied(&self, id: u64, known: &Member, (directory_id, process): (Uuid, Uuid)) -> bool {
+        if known.directory_id != directory_id {
+            return false;
+        }
+        let probe = Call::Probe(Probe { voters: Vec::new() });
+        match self.links.call(&Peer::member(id, known), Lane::Submit, probe, PROBE_LIMIT).await {
+            Ok(Answer::Probe(probed)) => is_other_process(probed.process, process),
+            _ => false,
+        }
     }
 
     /// Makes a node that follows the log a voter (AddRaftVoter), on whichever node this is asked. Returns when the new set is
@@ -323,6 +344,11 @@ impl Metadata {
             Err(VoterChangeError::TimedOut(format!("node {id} does not catch up within {CATCH_UP_MAX:?}")))
         })
     }
+}
+
+/// Of those that say which process they are.
+pub(super) fn is_other_process(one: Uuid, other: Uuid) -> bool {
+    !one.is_nil() && !other.is_nil() && one != other
 }
 
 fn voter_id(key: &VoterKey) -> Result<u64, VoterChangeError> {

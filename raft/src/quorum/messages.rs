@@ -90,6 +90,9 @@ pub struct Probe {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Probed {
+    /// The answering process. Nil from a release that did not say.
+    #[serde(default)]
+    pub process: Uuid,
     pub role: QuorumRole,
     pub state: ProbedState,
     /// Whether its cluster has a name, that is, has been founded.
@@ -114,6 +117,9 @@ pub enum ProbedState {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbedMember {
+    /// Empty from a release that did not say.
+    #[serde(default)]
+    pub address: String,
     pub directory_id: Uuid,
     pub is_voter: bool,
 }
@@ -130,6 +136,9 @@ pub struct Promised {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Join {
     pub address: String,
+    /// Nil from a release that did not say.
+    #[serde(default)]
+    pub process: Uuid,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -179,6 +179,7 @@ impl Server {
         let leader =
             metrics.current_leader.and_then(|id| Some((id, membership.get_node(&id)?.address.clone())));
         let you = membership.get_node(&asker).map(|member| ProbedMember {
+            address: member.address.clone(),
             directory_id: member.directory_id,
             is_voter: membership.voter_ids().any(|id| id == asker),
         });
@@ -189,6 +190,7 @@ impl Server {
         };
         let promised = Promised { epoch: self.links.contact(asker).promised.epoch, last };
         Probed {
+            process: self.links.process,
             role: self.role,
             is_named: self.links.is_named(),
             state: if is_member { ProbedState::Member } else { ProbedState::Empty },

@@ -7,7 +7,7 @@
 //! acknowledged than its own disk does. The start returns when the image has everything that was committed at that time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use super::doubt;
 use super::encoding::{StoredLogId, StoredSnapshot, decode};
 use super::links::{CallError, Links, Peer};
 use super::log_store::{LogStore, OpenLogError};
+use super::membership::is_other_process;
 use super::messages::{Answer, Call, Denied, Join, JoinRefused, Probe, Probed, ProbedState};
 use super::network::Network;
 use super::room::Room;
@@ -175,7 +176,6 @@ impl Metadata {
         if self.raft.is_initialized().await.map_err(quorum_error)? {
             search.check_role()?;
             search.check_promises().await?;
-            search.warn_of_other_voters();
         } else {
             search.found_or_join().await?;
         }
@@ -187,6 +187,7 @@ impl Metadata {
             self.raft.trigger().elect(false).await.map_err(quorum_error)?;
         }
         search.catch_up(self).await?;
+        search.compare_with_membership();
         let cluster_id = self.image().cluster_id.clone();
         if let Some(running) = &mut *self.running.lock() {
             running._home.name_cluster(&cluster_id)?;
@@ -265,7 +266,7 @@ impl<'a> Search<'a> {
     async fn found_or_join(&mut self) -> Result<(), StartError> {
         if self.is_founder_alone() {
             if self.config.holds_partitions {
-                return Err(StartError::Vanished { path: self.config.log_dir.join(DIRECTORY_NAME) });
+                return Err(StartError::Vanished { path: self.metadata_path() });
             }
             let own =
                 Member { address: self.config.peer_address.clone(), directory_id: self.links.directory_id };
@@ -355,7 +356,8 @@ impl<'a> Search<'a> {
 
     /// Asks the controller at `address` to be written into the membership. False if asking again may help.
     async fn join(&mut self, address: &str) -> Result<bool, StartError> {
-        let call = Call::Join(Join { address: self.config.peer_address.clone() });
+        let join = Join { address: self.config.peer_address.clone(), process: self.links.process };
+        let call = Call::Join(join);
         match self.links.call(&Peer::at(address), Lane::Submit, call, JOIN_LIMIT).await {
             Ok(Answer::Join(Ok(()))) => Ok(true),
             Ok(Answer::Join(Err(JoinRefused::Never(reason)))) => Err(StartError::NotAdmitted(reason)),
@@ -380,22 +382,68 @@ impl<'a> Search<'a> {
         };
         let probed = self.probe_all().await;
         self.check_cluster(&probed)?;
+        self.check_copied(&probed).await?;
         for (_, answer) in probed {
             let Ok(((peer, _), Probed { promised, .. })) = answer else { continue };
-            let lost_entries =
-                promised.last.is_some_and(|promised| last.is_none_or(|last| last < promised.offset));
-            if lost_entries || promised.epoch > epoch {
-                return Err(StartError::OldCopy {
+            let acknowledged = promised.last.map(|last| last.offset);
+            let (remembered, held) = match acknowledged {
+                Some(offset) if last.is_none_or(|last| last < offset) => {
+                    let held = last.map_or("is empty".to_owned(), |last| format!("ends at offset {last}"));
+                    (format!("acknowledged offset {offset}"), held)
+                }
+                _ if promised.epoch > epoch => {
+                    (format!("voted in epoch {}", promised.epoch), format!("knows of none after {epoch}"))
+                }
+                _ => continue,
+            };
+            return Err(StartError::OldCopy {
+                node: self.config.node_id,
+                path: self.metadata_path(),
+                peer: BrokerId(i32::try_from(peer).unwrap_or(-1)),
+                remembered,
+                held,
+                is_voter: self.own_membership().is_some_and(|(_, is_voter)| is_voter),
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses to be a second process that goes by the same directory: both would vote, and each only for itself. Nobody can tell
+    /// them apart but by asking where this node is known to be.
+    async fn check_copied(&self, probed: &[ProbedAt]) -> Result<(), StartError> {
+        let told = probed
+            .iter()
+            .filter_map(|(_, answer)| Some(answer.as_ref().ok()?.1.you.as_ref()?.address.clone()));
+        let known = self.own_membership().map(|(member, _)| member.address);
+        // Its own address too: with the same `controller.quorum.voters` that is the other process's.
+        let own = [self.config.peer_address.clone()];
+        let addresses: BTreeSet<String> = told.chain(known).chain(own).filter(|at| !at.is_empty()).collect();
+        for (address, answer) in join_all(addresses.into_iter().map(|address| self.probe(address))).await {
+            let Ok((who, answer)) = answer else { continue };
+            if who == (self.links.node_id, self.links.directory_id)
+                && is_other_process(answer.process, self.links.process)
+            {
+                return Err(StartError::Copied {
                     node: self.config.node_id,
-                    peer: BrokerId(i32::try_from(peer).unwrap_or(-1)),
-                    epoch: promised.epoch,
-                    acknowledged: promised.last.map(|last| last.offset),
-                    held_epoch: epoch,
-                    held: last,
+                    address,
+                    path: self.metadata_path(),
                 });
             }
         }
         Ok(())
+    }
+
+    /// What the newest membership that this node has says of it, and whether it votes.
+    fn own_membership(&self) -> Option<(Member, bool)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let member = membership.get_node(&self.links.node_id)?.clone();
+        Some((member, membership.voter_ids().any(|id| id == self.links.node_id)))
+    }
+
+    fn metadata_path(&self) -> PathBuf {
+        self.config.log_dir.join(DIRECTORY_NAME)
     }
 
     /// What is configured here is another cluster than what lies on this disk: alone, this node would go on as a cluster of its
@@ -418,9 +466,7 @@ impl<'a> Search<'a> {
 
     /// A voter votes whatever its configuration says, so that must say so.
     fn check_role(&self) -> Result<(), StartError> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let is_voter = metrics.membership_config.membership().voter_ids().any(|id| id == self.links.node_id);
+        let is_voter = self.own_membership().is_some_and(|(_, is_voter)| is_voter);
         if is_voter && self.config.role == QuorumRole::Observer {
             return Err(StartError::InvalidConfig(format!(
                 "process.roles: node {} is a voter of the metadata quorum, so controller must be among its roles; to make it only \
@@ -431,20 +477,29 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// The membership in the log counts; the configuration is only what it began with.
-    fn warn_of_other_voters(&self) {
-        if self.config.voters.is_empty() {
-            return;
-        }
+    /// The membership in the log counts; the configuration is only what it began with. Says where the two differ.
+    fn compare_with_membership(&self) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let stored: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let configured: BTreeSet<u64> =
-            self.config.voters.iter().filter_map(|(id, _)| u64::try_from(id.0).ok()).collect();
-        if stored != configured {
+        let membership = metrics.membership_config.membership();
+        if self.config.role == QuorumRole::Voter && !membership.voter_ids().any(|id| id == self.links.node_id)
+        {
+            tracing::info!(
+                "this controller has no vote; kafka-metadata-quorum add-controller makes it a voter"
+            );
+        }
+        let mut stored: Vec<(BrokerId, String)> = membership
+            .voter_ids()
+            .filter_map(|id| Some((i32::try_from(id).ok()?, membership.get_node(&id)?)))
+            .map(|(id, member)| (BrokerId(id), member.address.clone()))
+            .collect();
+        let mut configured = self.config.voters.clone();
+        stored.sort();
+        configured.sort();
+        if !configured.is_empty() && stored != configured {
             tracing::warn!(
-                ?stored,
-                ?configured,
+                stored = write_voters(&stored),
+                configured = write_voters(&configured),
                 "controller.quorum.voters differs from the voters in the metadata log, which count: the list is only for the first \
                  start, later changes go by kafka-metadata-quorum add-controller and remove-controller"
             );
