@@ -41,8 +41,8 @@ pub async fn handle(cx: RequestContext, request: MetadataRequest) -> Result<Meta
         }
     }
 
-    let asked_at =
-        pending_elections::await_them(&cx, |image, leader| wanted.names_leader(image, leader)).await;
+    let asked_at = cx.broker.metadata.image();
+    pending_elections::await_them(&cx, |image, leader| wanted.names_leader(image, leader)).await;
     let image = cx.broker.metadata.image();
     let answer = Answer { image: &image, listener: &cx.connection.listener, version, request: &request };
     let topics = match &wanted {
@@ -55,9 +55,8 @@ pub async fn handle(cx: RequestContext, request: MetadataRequest) -> Result<Meta
         }
     };
     // COMPAT: librdkafka drops a broker that is not named any more, and with it the partitions that the same answer moves away
-    // from there, until it looks again a second later. So who waited for an election hears of the brokers from before it too.
-    let was_alive =
-        |id| asked_at.as_ref().and_then(|image| image.broker(id)).is_some_and(|broker| !broker.fenced);
+    // from there, until it looks again a second later. So a client hears of the brokers too that were there when it asked.
+    let was_alive = |id| asked_at.broker(id).is_some_and(|broker| !broker.fenced);
     let named = image.brokers.values().filter(|broker| !broker.fenced || was_alive(broker.id));
     let brokers = named
         .filter_map(|broker| Some((broker, broker.endpoint(&cx.connection.listener)?)))

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kafka_protocol::protocol::StrBytes;
 
+use crate::net::turns::Turn;
 use crate::node::Broker;
 
 pub mod add_raft_voter;
@@ -86,6 +87,8 @@ pub struct RequestContext {
     pub correlation_id: i32,
     /// `client.id` of the request header.
     pub client_id: Option<StrBytes>,
+    /// Comes when everything that the client asked before on its connection is answered.
+    pub turn: Turn,
 }
 
 #[cfg(test)]
@@ -102,7 +105,14 @@ impl RequestContext {
             software: parking_lot::Mutex::default(),
         };
         let broker = Arc::clone(broker);
-        RequestContext { broker, connection: Arc::new(connection), api_version, correlation_id: 1, client_id }
+        RequestContext {
+            broker,
+            connection: Arc::new(connection),
+            api_version,
+            correlation_id: 1,
+            client_id,
+            turn: Turn::default(),
+        }
     }
 }
 

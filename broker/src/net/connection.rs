@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::frame::{FrameReader, Request, Taken};
 use super::server::Phase;
 use super::socket::Stream;
+use super::turns::Turns;
 use super::writer::{Outbox, reply_of};
 use crate::api::table::Row;
 use crate::api::{Close, Connection, Reply, RequestContext, Started, api_versions};
@@ -79,6 +80,7 @@ pub async fn run(
         frames,
         outbox: Outbox::default(),
         in_flight: FuturesOrdered::new(),
+        turns: Turns::default(),
         serial: 0,
         metrics: broker.metrics.clone(),
         connection,
@@ -148,6 +150,7 @@ struct Task {
     frames: FrameReader,
     outbox: Outbox,
     in_flight: FuturesOrdered<Pending>,
+    turns: Turns,
     /// Requests in flight that keep later ones from starting (0 or 1).
     serial: usize,
     connection: Arc<Connection>,
@@ -202,6 +205,7 @@ impl Task {
             api_version: request.version,
             correlation_id: request.correlation_id,
             client_id: request.client_id,
+            turn: self.turns.next(),
         };
         let close = |close: Close| {
             Close::new(format!("API key {} version {}: {}", head.row.key, head.version, close.reason))
@@ -215,6 +219,7 @@ impl Task {
             }
         };
         self.serial += usize::from(serial);
+        self.turns.on_started();
         self.in_flight.push_back(Pending { answer, serial, head });
         Ok(())
     }
@@ -233,6 +238,7 @@ impl Task {
     fn put(&mut self, answered: Answered) -> Result<(), Close> {
         let Answered { reply, serial, head } = answered;
         self.serial -= usize::from(serial);
+        self.turns.on_sent();
         let reply = reply.map_err(|close| {
             Close::new(format!("API key {} version {}: {}", head.row.key, head.version, close.reason))
         })?;

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod peers;
 mod server;
 pub mod socket;
+pub mod turns;
 mod writer;
 
 pub use server::{Phase, Server};
