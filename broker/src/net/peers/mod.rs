@@ -171,13 +171,34 @@ impl Transport for Peers {
                     )));
                 }
             };
-            match tokio::time::timeout_at(deadline, link.call(request)).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    link.close_if_silent_for(limit.max(SILENCE_MIN));
-                    Err(TransportError::TimedOut(limit))
-                }
-            }
+            let waiting = Waiting { link: &link, since: Instant::now() };
+            let called = tokio::time::timeout_at(deadline, link.call(request)).await;
+            waiting.is_over();
+            called.unwrap_or_else(|_| {
+                link.close_if_silent_for(limit.max(SILENCE_MIN));
+                Err(TransportError::TimedOut(limit))
+            })
         })
+    }
+}
+
+/// A call under way. A caller that loses patience before the limit must not leave a dead connection to the next call either.
+struct Waiting<'a> {
+    link: &'a Link,
+    since: Instant,
+}
+
+impl Waiting<'_> {
+    fn is_over(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed();
+        if waited >= SILENCE_MIN {
+            self.link.close_if_silent_for(waited);
+        }
     }
 }

@@ -233,6 +233,19 @@ async fn a_connection_on_which_nothing_comes_is_replaced() {
 }
 
 #[tokio::test]
+async fn callers_that_lose_patience_do_not_keep_a_dead_connection() {
+    let (address, connections) = scripted(None).await;
+    let peers = Peers::new();
+    let address = address.to_string();
+    let began = Instant::now();
+    while connections.load(Ordering::SeqCst) < 2 {
+        let call = peers.call(&address, Lane::Submit, Bytes::new(), Duration::from_secs(60));
+        assert!(tokio::time::timeout(SILENCE_MIN, call).await.is_err(), "nobody answers");
+        assert!(began.elapsed() < Duration::from_secs(30), "it is never replaced");
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_large_is_not_sent() {
     let echo = Echo::start(0).await;
     let peers = Peers::new();
