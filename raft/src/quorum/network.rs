@@ -33,8 +33,9 @@ const APPEND_BYTES: usize = 1 << 20;
 const APPEND_LIMIT: Duration = Duration::from_secs(1);
 const SNAPSHOT_PIECE_BYTES: usize = 512 << 10;
 const SNAPSHOT_PIECE_LIMIT: Duration = Duration::from_secs(2);
-/// The last piece waits until the snapshot is on the peer's disk and its image is built.
-const SNAPSHOT_INSTALL_LIMIT: Duration = Duration::from_secs(30);
+/// The last piece waits until the snapshot is on the peer's disk and its image is built. A simulated network does not repeat what
+/// it loses, nor end the connection; and its snapshots are small.
+const SNAPSHOT_INSTALL_LIMIT: Duration = Duration::from_secs(if cfg!(ottla_sim) { 4 } else { 30 });
 /// Tries of one snapshot that a peer asks to begin anew.
 const SNAPSHOT_RESTARTS_MAX: u32 = 3;
 /// Between tries of an unreachable peer.

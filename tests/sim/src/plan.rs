@@ -93,6 +93,8 @@ impl Plan {
             ("group.initial.rebalance.delay.ms", "300".to_owned()),
             ("group.min.session.timeout.ms", "1000".to_owned()),
             ("auto.create.topics.enable", "false".to_owned()),
+            // The simulated network repeats nothing: what a kernel would send again once a cut is over is lost with its connection.
+            ("replica.socket.timeout.ms", "4000".to_owned()),
             // A compacted log has no longer what it had.
             ("log.cleaner.enable", "false".to_owned()),
             ("log.flush.offset.checkpoint.interval.ms", "4000".to_owned()),
