@@ -84,8 +84,11 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ottla-worker").build()
 }
 
+/// openraft says as an error what it also answers to whoever called it: at a clean end, that it has ended. The callers judge.
+const LOGGED_BY_A_NODE: &str = "info,openraft=error,openraft::raft::raft_inner=off,sled=warn";
+
 fn start(args: StartArgs) -> ExitCode {
-    log_to_stderr(args.log_format, "info,openraft=error,sled=warn");
+    log_to_stderr(args.log_format, LOGGED_BY_A_NODE);
     let config = match NodeConfig::load(args.properties.as_deref(), &args.overrides) {
         Ok(config) => config,
         Err(error) => {

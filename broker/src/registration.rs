@@ -204,8 +204,13 @@ impl Registration {
         let left = async {
             // Without a controller nobody can take over, and waiting longer changes nothing.
             let told = answers.wait_for(|answer| answer.is_some_and(|answer| answer.wish == Wish::ShutDown));
-            if tokio::time::timeout(self.liveness.session_timeout, told).await.is_err() {
-                return false;
+            tokio::select! {
+                told = tokio::time::timeout(self.liveness.session_timeout, told) => {
+                    if told.is_err() {
+                        return false;
+                    }
+                }
+                () = self.metadata.quorum_ended() => return false,
             }
             answers.wait_for(gone).await.is_ok()
         };

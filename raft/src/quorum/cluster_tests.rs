@@ -526,6 +526,27 @@ async fn a_controller_that_stops_hands_over_without_a_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_controller_waits_for_nobody_when_it_stops() {
+    let mut cluster = TestCluster::started(3).await;
+    let _beating = serve_as_brokers(&cluster).await;
+    let last = cluster.leader().await;
+    let quorum_ended = |node: &Metadata| {
+        let node = node.clone();
+        tokio::spawn(async move { node.quorum_ended().await })
+    };
+    let ended = quorum_ended(cluster.node(last));
+    let others = cluster.others(last);
+    cluster.kill(others[0]).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!ended.is_finished(), "two of three are a quorum");
+    cluster.kill(others[1]).await;
+    let begin = tokio::time::Instant::now();
+    within(2, ended).await.unwrap();
+    cluster.stop(last).await;
+    assert!(begin.elapsed() < HAND_OVER_MAX, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_makes_nothing_happen() {
     let cluster = TestCluster::started(3).await;
     let _beating = serve_as_brokers(&cluster).await;

@@ -83,6 +83,24 @@ impl Metadata {
     }
 }
 
+impl Metadata {
+    /// Resolves when so many controllers have ended that there can be no active one: waiting for it would be in vain.
+    pub async fn quorum_ended(&self) {
+        while !self.has_quorum_ended() {
+            tokio::time::sleep(PROBE_LIMIT).await;
+        }
+    }
+
+    fn has_quorum_ended(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let own = self.links.node_id;
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let left = voters.iter().filter(|id| **id == own || !self.links.contact(**id).gone).count();
+        metrics.current_leader.is_none_or(|leader| leader == own) && left <= voters.len() / 2
+    }
+}
+
 /// Clears doubts up, as long as openraft runs.
 pub async fn clear_up(raft: Raft, links: Arc<Links>, heartbeat_interval: Duration) {
     let silence_max = heartbeat_interval * 5 / 4;
@@ -129,11 +147,19 @@ pub async fn clear_up(raft: Raft, links: Arc<Links>, heartbeat_interval: Duratio
 }
 
 async fn probe(links: &Links, id: u64) {
-    let is_fenced = links.is_fenced_broker(id);
-    let Some(member) = links.member(id).filter(|_| !is_fenced) else { return links.doubts.end(id) };
+    if links.member(id).is_none() || links.is_fenced_broker(id) {
+        links.doubts.end(id);
+    } else {
+        // What comes of it is noted by `links`.
+        answers(links, id, PROBE_LIMIT).await;
+    }
+}
+
+/// Whether a member answers now.
+pub async fn answers(links: &Links, id: u64, limit: Duration) -> bool {
+    let Some(member) = links.member(id) else { return false };
     let probe = Call::Probe(Probe { voters: Vec::new() });
-    // What comes of it is noted by `links`.
-    let _ = links.call(&Peer::member(id, &member), Lane::Submit, probe, PROBE_LIMIT).await;
+    links.call(&Peer::member(id, &member), Lane::Submit, probe, limit).await.is_ok()
 }
 
 /// Whom this node follows as a voter.

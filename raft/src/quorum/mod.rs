@@ -68,6 +68,9 @@ pub use transport::{
 /// How long a leader that stops waits for another to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
+/// A voter that does not answer so soon is no heir.
+const HEIR_ANSWER_MAX: Duration = Duration::from_millis(500);
+
 /// How long a controller that stops waits for the change that it has begun.
 const LAST_CHANGE_MAX: Duration = Duration::from_secs(1);
 
@@ -175,7 +178,7 @@ impl Metadata {
 
     /// Gives the leadership to the voter that is most likely to take it, so that the others need not wait for a timeout.
     async fn hand_over(&self) {
-        let Some(heir) = self.heir() else { return };
+        let Some(heir) = self.heir().await else { return };
         let mut metrics = self.raft.metrics();
         if self.raft.trigger().transfer_leader(heir).await.is_err() {
             return;
@@ -200,23 +203,33 @@ impl Metadata {
     }
 
     /// The voter with the longest log among those that answer; `None` if this node does not lead or is alone.
-    fn heir(&self) -> Option<u64> {
+    async fn heir(&self) -> Option<u64> {
+        for id in self.heirs() {
+            if doubt::answers(&self.links, id, HEIR_ANSWER_MAX).await {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The other voters that may answer, the longest log first.
+    fn heirs(&self) -> Vec<u64> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         if !metrics.state.is_leader() {
-            return None;
+            return Vec::new();
         }
-        let replication = metrics.replication?;
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        voters
-            .into_iter()
+        let Some(replication) = metrics.replication else { return Vec::new() };
+        let voters = metrics.membership_config.membership().voter_ids();
+        let mut heirs: Vec<_> = voters
             .filter(|id| *id != metrics.id && !self.links.contact(*id).gone)
             .filter_map(|id| {
                 let reached = self.links.contact(id).reached.map(|at| at.elapsed())?;
                 let matched = replication.get(&id)?.as_ref().map(|matched| matched.index);
                 (reached < HAND_OVER_MAX).then_some((matched, id))
             })
-            .max()
-            .map(|(_, id)| id)
+            .collect();
+        heirs.sort_unstable_by(|one, other| other.cmp(one));
+        heirs.into_iter().map(|(_, id)| id).collect()
     }
 }
 
