@@ -64,6 +64,8 @@ pub fn examine(disk: &Disk, config: &NodeConfig) -> Result<Examined, DataDirsErr
     if unusable.len() == config.log_dirs.len() {
         return Err(DataDirsError::NoneUsable(unusable));
     }
+    // What can't be read may hold some: then no cluster is founded anew.
+    holds_partitions |= !unusable.is_empty();
     Ok(Examined { cluster_id: cluster.map(|(_, id)| id), holds_partitions })
 }
 

@@ -14,7 +14,9 @@ use crate::config::alter::Refusal;
 use crate::group::GroupError;
 use crate::replica::in_sync::NotAFollower;
 use crate::replica::sessions::SessionError;
-use crate::replica::{AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError};
+use crate::replica::{
+    AlterLogDirError, AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError,
+};
 
 // ---- replicas
 
@@ -24,6 +26,18 @@ pub fn lookup(error: &LookupError) -> ResponseError {
         LookupError::UnknownTopicId => ResponseError::UnknownTopicId,
         LookupError::NotHere => ResponseError::NotLeaderOrFollower,
         LookupError::Failed => ResponseError::KafkaStorageError,
+    }
+}
+
+pub fn alter_log_dir(error: &AlterLogDirError) -> ResponseError {
+    match error {
+        AlterLogDirError::TopicNameTooLong => ResponseError::InvalidTopicException,
+        AlterLogDirError::LogDirNotFound(_) => ResponseError::LogDirNotFound,
+        AlterLogDirError::LogDirOffline(_) | AlterLogDirError::ReplicaOffline | AlterLogDirError::Open(_) => {
+            ResponseError::KafkaStorageError
+        }
+        AlterLogDirError::UnknownTopicOrPartition => ResponseError::UnknownTopicOrPartition,
+        AlterLogDirError::ReplicaNotAvailable => ResponseError::ReplicaNotAvailable,
     }
 }
 

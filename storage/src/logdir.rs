@@ -29,6 +29,7 @@ const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
 const MARKER_BYTES_MAX: u64 = 4 << 10;
 const DELETE_SUFFIX: &str = "-delete";
 const STRAY_SUFFIX: &str = "-stray";
+const FUTURE_SUFFIX: &str = "-future";
 /// Kafka bounds topic names at 249 characters; a name with the partition must stay a file name (255 bytes).
 const FILE_NAME_BYTES_MAX: usize = 255;
 
@@ -155,6 +156,24 @@ impl LogDir {
         Ok(partitions)
     }
 
+    /// Partitions that are being copied into this directory from another one (KIP-113).
+    pub fn futures(&self) -> io::Result<Vec<PartitionDir>> {
+        let mut futures = Vec::new();
+        for entry in self.disk.read_dir(&self.path)? {
+            let Some((topic, partition)) = parse_future_dir(&entry.name).filter(|_| entry.is_dir) else {
+                continue;
+            };
+            let path = self.path.join(&entry.name);
+            let topic_id = match partition_metadata::read(&self.disk, &path) {
+                Ok(topic_id) => topic_id,
+                Err(PartitionMetadataError::Io(error)) => return Err(error),
+                Err(PartitionMetadataError::Malformed(_)) => None,
+            };
+            futures.push(PartitionDir { topic, partition, topic_id, path });
+        }
+        Ok(futures)
+    }
+
     pub fn partition_path(&self, topic: &str, partition: i32) -> PathBuf {
         self.path.join(format!("{topic}-{partition}"))
     }
@@ -168,9 +187,44 @@ impl LogDir {
         config: Arc<LogConfig>,
         now: TimestampMs,
     ) -> Result<Log, OpenError> {
+        self.open_log_in(self.partition_path(topic, partition), topic, partition, topic_id, config, now)
+    }
+
+    /// Opens a log that is to take the place of the partition's log in another directory; in `found`, if a copy was begun
+    /// before.
+    pub fn open_future_log(
+        &self,
+        found: Option<PathBuf>,
+        topic: &str,
+        partition: i32,
+        topic_id: Option<Uuid>,
+        config: Arc<LogConfig>,
+        now: TimestampMs,
+    ) -> Result<Log, OpenError> {
+        let dir = match found {
+            Some(found) => found,
+            None => {
+                // ORDER: first. Offsets of an earlier log of this name would be taken for those of the new one.
+                let forgotten = self.checkpoints.forget(&(topic.to_owned(), partition));
+                forgotten.map_err(|source| OpenError::Io { path: self.path.clone(), source })?;
+                self.path.join(future_dir_name(topic, partition, Uuid::new_v4()))
+            }
+        };
+        self.open_log_in(dir, topic, partition, topic_id, config, now)
+    }
+
+    fn open_log_in(
+        &self,
+        dir: PathBuf,
+        topic: &str,
+        partition: i32,
+        topic_id: Option<Uuid>,
+        config: Arc<LogConfig>,
+        now: TimestampMs,
+    ) -> Result<Log, OpenError> {
         Log::open(OpenLog {
             disk: self.disk.clone(),
-            dir: self.partition_path(topic, partition),
+            dir,
             partition: (topic.to_owned(), partition),
             checkpoints: self.checkpoints.clone(),
             config,
@@ -387,6 +441,22 @@ fn renamed_partition(name: &str, id: Uuid, suffix: &str) -> String {
         end -= 1;
     }
     format!("{}{suffix}", &name[..end])
+}
+
+/// `<topic>-<partition>.<32 hex digits>-future`
+fn future_dir_name(topic: &str, partition: i32, id: Uuid) -> String {
+    format!("{topic}-{partition}.{}{FUTURE_SUFFIX}", id.simple())
+}
+
+/// Whether the partition can be copied between log directories: the name of a copy must be a file name.
+pub fn can_be_moved(topic: &str, partition: i32) -> bool {
+    future_dir_name(topic, partition, Uuid::nil()).len() <= FILE_NAME_BYTES_MAX
+}
+
+fn parse_future_dir(name: &str) -> Option<(String, i32)> {
+    let (name, id) = name.strip_suffix(FUTURE_SUFFIX)?.rsplit_once('.')?;
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| parse_partition_dir(name))?
 }
 
 fn remove_deleted_partitions(disk: &Disk, path: &Path) -> io::Result<()> {

@@ -1,9 +1,13 @@
 """Nodes with several log directories, each on a disk of its own, one of which fails: everything on it gets EIO."""
 
+import json
+from pathlib import Path
+
 import pytest
 from cluster import Cluster
 from harness.loop_disk import LoopDisk
 from harness.process import wait_until
+from membership import TOOLS
 
 pytestmark = pytest.mark.usefixtures("ottla_only")
 PARTITIONS = 4
@@ -129,3 +133,60 @@ def test_a_node_that_cannot_tell_of_its_failed_directory_ends(make_cluster, loop
     told = load.stop()
     assert not told.errors, told.errors[:3]
     assert load.check(cluster.bootstrap) > 100
+
+
+def place(path: Path, topic: str, number: int, *replicas: tuple[int, str]) -> str:
+    """A plan that says in which directories the replicas are to lie."""
+    path.write_text(json.dumps({"version": 1, "partitions": [
+        {"topic": topic, "partition": number, "replicas": [node for node, _ in replicas], "log_dirs": [directory for _, directory in replicas]}]}))
+    return str(path)
+
+
+def in_dirs(node, topic: str, number: int, is_future: bool) -> list[str]:
+    """The log directories of the node in which the replica lies, or is being copied to."""
+    return [path for path, found in node.log_dirs().items() if (topic, number, is_future) in found.partitions]
+
+
+@pytest.mark.short
+def test_a_replica_moves_to_another_directory_under_load(make_cluster, loop_disk, start_load, tmp_path):
+    """By kafka-reassign-partitions, at a rate, over a kill -9."""
+    cluster, disk = on_two_disks(make_cluster, loop_disk)
+    node = cluster.nodes[3]
+    first, second = str(node.data_dir), str(disk.mount_point / "data")
+    cluster.create_topic("t", assignment=[[3, 1, 2]])
+    (source,) = in_dirs(node, "t", 0, False)
+    target = second if source == first else first
+    load = start_load(cluster, "t", 1, rate=2_000)
+    load.wait_for_more(4_000)
+    tools = cluster.tools(TOOLS)
+    plan = place(tmp_path / "plan.json", "t", 0, (3, target), (1, "any"), (2, "any"))
+    started = tools.run("kafka-reassign-partitions", "--execute", "--reassignment-json-file", plan,
+                        "--replica-alter-log-dirs-throttle", "1000").stdout
+    assert "Successfully started log directory move" in started, started
+    assert in_dirs(node, "t", 0, True) == [target]
+    verified = tools.run("kafka-reassign-partitions", "--verify", "--reassignment-json-file", plan, "--preserve-throttles").stdout
+    assert "still in progress" in verified, verified
+    described = tools.run("kafka-log-dirs", "--describe", "--broker-list", "3", "--topic-list", "t").lines
+    (broker,) = json.loads(next(line for line in described if line.startswith("{")))["brokers"]
+    copies = [partition for one in broker["logDirs"] if one["logDir"] == target for partition in one["partitions"]]
+    assert len(copies) == 1 and copies[0]["isFuture"] and copies[0]["offsetLag"] > 0, described
+
+    node.kill()
+    cluster.restart(3)
+    cluster.wait_in_sync("t")
+    assert in_dirs(node, "t", 0, True) == [target] and in_dirs(node, "t", 0, False) == [source]
+    tools.run("kafka-reassign-partitions", "--execute", "--additional", "--reassignment-json-file", plan,
+              "--replica-alter-log-dirs-throttle", "100000000")
+    wait_until(lambda: in_dirs(node, "t", 0, False) == [target] and not in_dirs(node, "t", 0, True), 60,
+               f"the replica is moved\n{cluster.logs()}")
+    verified = tools.run("kafka-reassign-partitions", "--verify", "--reassignment-json-file", plan).stdout
+    assert "Reassignment of replica t-0-3 completed successfully" in verified, verified
+    load.wait_for_more(1_000)
+    node.kill()
+    cluster.restart(3)
+    cluster.wait_in_sync("t")
+    told = load.stop()
+    assert not told.errors, told.errors[:3]
+    assert in_dirs(node, "t", 0, False) == [target] and not in_dirs(node, "t", 0, True)
+    assert load.check(cluster.bootstrap) > 5_000
+    cluster.check_replicas_equal("t")

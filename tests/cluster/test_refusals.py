@@ -226,6 +226,34 @@ def test_a_directory_of_a_broker_vanished(cluster):
 
 
 @pytest.mark.short
+@pytest.mark.short
+def test_the_metadata_of_a_single_node_vanished(make_cluster, tmp_path):
+    """Its partitions are still there, but nobody knows what they are any more: a new cluster would take them for rubbish."""
+    cluster = make_cluster({"default.replication.factor": "1", "min.insync.replicas": "1", "offsets.topic.replication.factor": "1"})
+    node = cluster.add(1)
+    metadata = tmp_path / "metadata"
+    node.config["metadata.log.dir"] = str(metadata)
+    cluster.start()
+    cluster.create_topic("t", replication=1)
+    produce(cluster.bootstrap, "t", 100)
+    node.stop()
+    before = sorted(str(path) for path in node.data_dir.rglob("*"))
+    aside = tmp_path / "aside"
+    metadata.rename(aside)
+    refused(node, "has vanished, but partitions lie in the log directories")
+    # Also without what says whose the directory is.
+    whose = (node.data_dir / "meta.properties").read_bytes()
+    (node.data_dir / "meta.properties").unlink()
+    refused(node, "has vanished, but partitions lie in the log directories")
+    (node.data_dir / "meta.properties").write_bytes(whose)
+    assert sorted(str(path) for path in node.data_dir.rglob("*")) == before, "nothing was changed"
+
+    shutil.rmtree(metadata, ignore_errors=True)
+    aside.rename(metadata)
+    cluster.restart(1)
+    assert [value for _, value in read_all(cluster.bootstrap, "t")[0]] == [value_of(number) for number in range(100)]
+
+
 @pytest.mark.parametrize("port", ["controller_port", "port"])
 def test_a_peer_that_speaks_nonsense(cluster, port):
     """Random bytes, half frames, huge lengths and broken peer requests, on every listener of every node."""

@@ -16,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use ottla_storage::logdir::LogDir;
 
 use super::{Close, RequestContext};
-use crate::replica::Replica;
+use crate::replica::{FutureReplica, Replica};
 
 pub async fn handle(
     cx: RequestContext,
@@ -43,7 +43,15 @@ pub async fn handle(
     let mut response = DescribeLogDirsResponse::default();
     for log_dir in replicas.log_dirs() {
         let held = of_dir.remove(&Arc::as_ptr(log_dir)).unwrap_or_default();
-        response.results.push(describe(log_dir, &held));
+        let is_asked = |future: &FutureReplica| {
+            let name: &str = future.replica.topic();
+            let asked = asked.as_ref();
+            asked.is_none_or(|asked| {
+                asked.get(name).is_some_and(|ids| ids.contains(&future.replica.partition()))
+            })
+        };
+        let futures: Vec<_> = replicas.futures_in(log_dir).into_iter().filter(is_asked).collect();
+        response.results.push(describe(log_dir, &held, &futures));
     }
     response.results.extend(
         replicas
@@ -63,7 +71,7 @@ fn without_space(path: &Path) -> DescribeLogDirsResult {
         .with_usable_bytes(-1)
 }
 
-fn describe(log_dir: &LogDir, held: &[Arc<Replica>]) -> DescribeLogDirsResult {
+fn describe(log_dir: &LogDir, held: &[Arc<Replica>], futures: &[FutureReplica]) -> DescribeLogDirsResult {
     let result = without_space(log_dir.path());
     if log_dir.offline().is_some() {
         return result.with_error_code(ResponseError::KafkaStorageError.code());
@@ -83,6 +91,14 @@ fn describe(log_dir: &LogDir, held: &[Arc<Replica>]) -> DescribeLogDirsResult {
             .with_partition_size(i64::try_from(replica.size_in_bytes()).unwrap_or(i64::MAX))
             .with_offset_lag(lag);
         topics.entry(replica.topic()).or_default().push(partition);
+    }
+    for future in futures {
+        let partition = DescribeLogDirsPartition::default()
+            .with_partition_index(future.replica.partition())
+            .with_partition_size(i64::try_from(future.size).unwrap_or(i64::MAX))
+            .with_offset_lag(future.lag)
+            .with_is_future_key(true);
+        topics.entry(future.replica.topic()).or_default().push(partition);
     }
     let topics = topics.into_iter().map(|(name, mut partitions)| {
         partitions.sort_by_key(|partition| partition.partition_index);

@@ -19,6 +19,7 @@ pub mod add_raft_voter;
 mod admin_tests;
 pub mod alter_configs;
 pub mod alter_partition_reassignments;
+pub mod alter_replica_log_dirs;
 mod alteration;
 pub mod api_versions;
 pub mod authorized_operations;

@@ -190,6 +190,7 @@ fn build() -> Vec<Row> {
         Row::serial::<DeleteRecordsRequest, _, _>(0..=2, delete_records::handle),
         Row::serial::<InitProducerIdRequest, _, _>(0..=5, init_producer_id::handle),
         Row::serial::<OffsetForLeaderEpochRequest, _, _>(2..=4, offset_for_leader_epoch::handle),
+        Row::serial::<AlterReplicaLogDirsRequest, _, _>(1..=2, alter_replica_log_dirs::handle),
         Row::serial_encoded(1..=5, describe_log_dirs::handle, newer::encode_describe_log_dirs),
         Row::serial_encoded(0..=3, delete_groups::handle, newer::encode_delete_groups),
         Row::serial::<OffsetDeleteRequest, _, _>(0..=0, offset_delete::handle),

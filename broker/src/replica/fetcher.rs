@@ -278,7 +278,7 @@ impl Fetcher {
         let mut topics: BTreeMap<TopicId, Vec<FetchPartition>> = BTreeMap::new();
         for ((topic, partition), epoch, position) in positions {
             let key = (topic, partition);
-            let dir = self.replicas.get(&key).map_or(0, |replica| replica.dir);
+            let dir = self.replicas.get(&key).map_or(0, |replica| replica.dir());
             let bytes_max = match throttled_bytes_max {
                 Some(share) if self.is_throttled(key) => config.partition_bytes_max.min(share),
                 _ => config.partition_bytes_max,

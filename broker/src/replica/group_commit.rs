@@ -53,7 +53,9 @@ impl Fatal {
 /// Called once with the reason; expected to end the process.
 pub type OnFatal = Arc<dyn Fn(Fatal) + Send + Sync>;
 
-// Where a replica stands, in `Replica::sync_stage`. Changed under the queue's lock only.
+// Where a replica stands, in `Replica::sync_stage`. Whoever makes it QUEUED puts it into a queue, whoever takes it from there makes
+// it RUNNING and afterwards something else: it is in one queue or with one thread at most, also while it moves to another log
+// directory and so to another queue.
 const IDLE: u8 = 0;
 const QUEUED: u8 = 1;
 const RUNNING: u8 = 2;
@@ -120,17 +122,16 @@ impl SyncQueue {
 
     /// `replica` has unsynced bytes that somebody waits for.
     pub fn request(&self, replica: &Arc<Replica>) {
-        let mut state = self.state.lock();
-        match replica.sync_stage.load(Ordering::Relaxed) {
-            IDLE => {
-                replica.sync_stage.store(QUEUED, Ordering::Relaxed);
-                state.queued.push_back(Arc::clone(replica));
-                drop(state);
-                self.ready.wake_one();
-            }
-            RUNNING => replica.sync_stage.store(RUNNING_AND_WANTED, Ordering::Relaxed),
-            // It is known already.
-            _ => {}
+        let wanted =
+            replica.sync_stage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stage| match stage {
+                IDLE => Some(QUEUED),
+                RUNNING => Some(RUNNING_AND_WANTED),
+                // It is known already.
+                _ => None,
+            });
+        if wanted == Ok(IDLE) {
+            self.state.lock().queued.push_back(Arc::clone(replica));
+            self.ready.wake_one();
         }
     }
 
@@ -165,33 +166,34 @@ impl SyncQueue {
     fn take(&self) -> Option<Arc<Replica>> {
         let mut state = self.state.lock();
         let replica = state.queued.pop_front()?;
-        replica.sync_stage.store(RUNNING, Ordering::Relaxed);
+        replica.sync_stage.store(RUNNING, Ordering::Release);
         Some(replica)
     }
 
     fn sync(&self, replica: Arc<Replica>) {
         let started = Instant::now();
-        let outcome = replica.sync();
+        let (queue, outcome) = replica.sync();
         if let Some(counters) = &self.counters {
             counters.sync_seconds.observe(started.elapsed().as_secs_f64());
         }
-        let mut state = self.state.lock();
+        let is_moved = !Arc::ptr_eq(&queue, &replica.syncs.load());
         if let Err(reason) = outcome {
-            // ORDER: the stage stays RUNNING, so that nothing ever queues this replica again.
-            drop(state);
-            let fatal = Fatal::SyncFailed {
-                log: format!("{}-{}", replica.topic(), replica.partition()),
-                reason: reason.to_string(),
-            };
-            self.report(fatal);
-            return;
+            let log = format!("{}-{}", replica.topic(), replica.partition());
+            queue.report(Fatal::SyncFailed { log, reason: reason.to_string() });
+            if !is_moved {
+                // ORDER: the stage stays RUNNING, so that nothing ever queues this replica again.
+                return;
+            }
         }
-        if replica.sync_stage.load(Ordering::Relaxed) == RUNNING_AND_WANTED {
-            replica.sync_stage.store(QUEUED, Ordering::Relaxed);
-            // Nobody is woken for it: this thread comes for the next one at once.
-            state.queued.push_back(replica);
-        } else {
-            replica.sync_stage.store(IDLE, Ordering::Relaxed);
+        let stage = &replica.sync_stage;
+        if stage.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            stage.store(QUEUED, Ordering::Release);
+            let queue = replica.syncs.load_full();
+            queue.state.lock().queued.push_back(replica);
+            // This thread comes for the next one of its own queue at once.
+            if !std::ptr::eq(Arc::as_ptr(&queue), self) {
+                queue.ready.wake_one();
+            }
         }
     }
 
@@ -213,23 +215,26 @@ impl SyncQueue {
 }
 
 impl Replica {
-    /// Syncs the log and publishes how far. Only a sync thread calls it.
-    fn sync(self: &Arc<Replica>) -> io::Result<()> {
-        let work = {
+    /// Syncs the log and publishes how far. Only a sync thread calls it. Answers the queue of the directory in which the log lay.
+    fn sync(self: &Arc<Replica>) -> (Arc<SyncQueue>, io::Result<()>) {
+        let (queue, work) = {
             let state = self.state.lock();
+            let queue = self.syncs.load_full();
             if self.is_deleted() {
-                return Ok(());
+                return (queue, Ok(()));
             }
-            state.log.begin_sync()
+            (queue, state.log.begin_sync())
         };
-        match work.run() {
+        let outcome = match work.run() {
             Ok(synced) => {
                 self.on_synced(synced);
                 Ok(())
             }
-            // Files of a topic deleted meanwhile may be gone; nobody waits for them.
-            Err(_) if self.is_deleted() => Ok(()),
+            // Files of a topic deleted meanwhile may be gone, as those of a log that was moved to another directory; nobody waits
+            // for them.
+            Err(_) if self.is_deleted() || !Arc::ptr_eq(&queue, &self.syncs.load()) => Ok(()),
             Err(source) => Err(source),
-        }
+        };
+        (queue, outcome)
     }
 }

@@ -4,7 +4,7 @@
 //! A directory fails when a sync in it does, or an error leaves a log in a state that only recovery can judge. Its replicas go offline,
 //! the controller is told by the heartbeat, and the others go on. Without another directory there is nothing to go on with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -55,17 +55,34 @@ pub(super) fn on_sync_failed(
     })
 }
 
-/// Replicas whose directories the controller has to hear of.
+/// Told whether the controller took an assignment.
+type OnAssigned = Box<dyn FnOnce(bool) + Send>;
+
+struct Assignment {
+    topic: TopicId,
+    partition: i32,
+    directory: Uuid,
+    on_assigned: Option<OnAssigned>,
+}
+
+/// Replicas whose directories the controller has to hear of, in the order in which they came there.
 #[derive(Default)]
 pub(super) struct Assignments {
-    queued: Mutex<Vec<(TopicId, i32, Uuid)>>,
+    queued: Mutex<VecDeque<Assignment>>,
     wake: Notify,
 }
 
 impl Assignments {
-    pub fn push(&self, topic: TopicId, partition: i32, directory: Uuid) {
-        self.queued.lock().push((topic, partition, directory));
+    pub fn push(&self, topic: TopicId, partition: i32, directory: Uuid, on_assigned: Option<OnAssigned>) {
+        self.queued.lock().push_back(Assignment { topic, partition, directory, on_assigned });
         self.wake.notify_one();
+    }
+
+    fn put_back(&self, mut assignments: Vec<Assignment>) {
+        let mut queued = self.queued.lock();
+        while let Some(assignment) = assignments.pop() {
+            queued.push_front(assignment);
+        }
     }
 
     /// Runs until the manager goes away.
@@ -85,18 +102,27 @@ impl Assignments {
                 let request = AssignReplicasToDirs {
                     broker: manager.local(),
                     broker_epoch: manager.broker_epoch(),
-                    assignments: assignments.clone(),
+                    assignments: assignments
+                        .iter()
+                        .map(|one| (one.topic, one.partition, one.directory))
+                        .collect(),
                 };
                 (manager.metadata().clone(), request)
             };
             let error = match metadata.submit(request).await {
-                // Refused ones were deleted or assigned to others meanwhile.
-                Ok(Ok(_)) => continue,
+                Ok(Ok(results)) => {
+                    for (assignment, result) in assignments.into_iter().zip(results) {
+                        // Refused ones were deleted or assigned to others meanwhile.
+                        assignment.on_assigned.into_iter().for_each(|tell| tell(result.result.is_ok()));
+                    }
+                    continue;
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
             tracing::warn!(error, "the controller could not be told in which directories replicas lie");
-            self.queued.lock().extend(assignments);
+            // ORDER: in front of what came meanwhile, which may be of the same replicas.
+            self.put_back(assignments);
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
@@ -107,6 +133,22 @@ impl ReplicaManager {
     pub fn offline_log_dirs(&self) -> Vec<Uuid> {
         let failed = self.dirs.iter().filter(|dir| dir.log_dir.offline().is_some());
         failed.map(|dir| dir.log_dir.directory_id()).collect()
+    }
+
+    /// Has the controller hear where a replica lies.
+    pub(super) fn tell_directory(&self, replica: &Replica) {
+        let directory = self.log_dir_of(replica).directory_id();
+        self.assignments.push(replica.topic_id(), replica.partition(), directory, None);
+    }
+
+    pub(super) fn tell_directory_and_then(
+        &self,
+        replica: &Replica,
+        directory: Uuid,
+        on_assigned: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let (topic, partition) = (replica.topic_id(), replica.partition());
+        self.assignments.push(topic, partition, directory, Some(Box::new(on_assigned)));
     }
 
     /// A directory can't be trusted any more.
@@ -125,22 +167,27 @@ impl ReplicaManager {
         tracing::error!(path, %reason, "a log directory failed; its replicas are offline");
         // ORDER: nothing is acknowledged any more before anybody else is told.
         let mut led_partitions = false;
-        for replica in self.replicas().iter().filter(|replica| replica.dir == index) {
+        for replica in self.replicas().iter().filter(|replica| replica.dir() == index) {
             led_partitions |= replica.leader_epoch().is_some();
-            self.take_offline(replica);
+            self.take_offline(replica, index);
         }
+        self.moves.on_dir_failed(self, index);
         (self.on_dir_failed)(FailedDir { id: log_dir.directory_id(), led_partitions });
     }
 
-    fn take_offline(&self, replica: &Replica) {
-        replica.go_offline();
+    fn take_offline(&self, replica: &Replica, dir: usize) {
+        replica.go_offline_in(dir);
         self.fetchers.leave((replica.topic_id(), replica.partition()));
     }
 
     /// Replicas that were being opened while their directory failed.
     pub(super) fn check_dirs_of(&self, replicas: &[Arc<Replica>]) {
-        let is_offline = |replica: &&Arc<Replica>| self.dirs[replica.dir].log_dir.offline().is_some();
-        replicas.iter().filter(is_offline).for_each(|replica| self.take_offline(replica));
+        for replica in replicas {
+            let dir = replica.dir();
+            if self.dirs[dir].log_dir.offline().is_some() {
+                self.take_offline(replica, dir);
+            }
+        }
     }
 
     /// After an error of something in a directory: the directory is given up if its device failed.
@@ -169,7 +216,7 @@ impl ReplicaManager {
         let mut by_dir: Vec<_> = self.dirs.iter().map(|_| BTreeMap::new()).collect();
         for replica in self.replicas() {
             let key = (replica.topic().to_string(), replica.partition());
-            by_dir[replica.dir].insert(key, replica.high_watermark());
+            by_dir[replica.dir()].insert(key, replica.high_watermark());
         }
         for (index, (dir, high_watermarks)) in self.dirs.iter().zip(by_dir).enumerate() {
             let mut written = dir.high_watermarks.lock();

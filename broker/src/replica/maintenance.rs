@@ -264,7 +264,7 @@ fn sync_what_lags(manager: &ReplicaManager) {
             state.log.offline().is_none() && state.log.synced_end_offset() < state.log.end_offset()
         };
         if lags {
-            replica.syncs.request(&replica);
+            replica.syncs.load().request(&replica);
         }
     }
 }
@@ -308,7 +308,11 @@ fn compact_dirtiest(manager: &ReplicaManager) -> bool {
     if replica.compacting.swap(true, Ordering::AcqRel) {
         return true;
     }
-    let done = compact(manager, &replica, plan, now);
+    // Made anew now that nobody else can replace segments: another thread, or a move to another log directory.
+    drop(plan);
+    let limit = replica.last_stable_offset();
+    let plan = replica.state.lock().log.plan_compaction(limit, now);
+    let done = plan.map_or(Ok(()), |plan| compact(manager, &replica, plan, now));
     replica.compacting.store(false, Ordering::Release);
     match done {
         Ok(()) => true,

@@ -3,13 +3,9 @@
 //!
 //! Who calls: the node starts and stops it; handlers and coordinators look replicas up. One image is applied at a time,
 //! on a blocking thread, because it opens and renames files; lookups never wait for that.
-//!
-//! Directories are renamed or removed only on the word of an image that was read in full: a directory whose topic id the
-//! image does not know is set aside as `-stray`, never deleted; one whose id can't be read is left where it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -18,7 +14,7 @@ use imbl::ordmap::DiffItem;
 use ottla_batch::{LeaderEpoch, Offset};
 use ottla_raft::{BrokerEpoch, BrokerId, ConfigResourceType, Image, Metadata, Partition, TopicId};
 use ottla_storage::log::LastShutdown;
-use ottla_storage::logdir::{LogDir, PartitionDir};
+use ottla_storage::logdir::LogDir;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -33,7 +29,9 @@ use super::isr_changes::IsrChanges;
 use super::links::LeaderLinks;
 use super::log_dirs::{Assignments, FailedDir, OnDirFailed, UnusableDir, on_sync_failed};
 use super::maintenance::Maintenance;
+use super::moves::Moves;
 use super::partition::{Queues, Replica, TopicSettings, TopicSettingsOf};
+use super::placement::{Found, OnDisk, survey};
 use super::producer_ids::ProducerIds;
 use super::quota::Quotas;
 use super::sessions::FetchSessions;
@@ -117,7 +115,8 @@ pub struct ReplicaManager {
     pub(super) fetchers: Fetchers,
     pub(super) on_fatal: OnFatal,
     pub(super) on_dir_failed: OnDirFailed,
-    assignments: Arc<Assignments>,
+    pub(super) assignments: Arc<Assignments>,
+    pub(super) moves: Moves,
     isr_changes: Arc<IsrChanges>,
     /// Ends the task that carries in-sync sets to the controller.
     pub(super) stop: watch::Sender<bool>,
@@ -127,22 +126,8 @@ pub struct ReplicaManager {
 struct Applied {
     image: Arc<Image>,
     /// What lay on the disks at start and was not opened yet, by topic and partition.
-    on_disk: HashMap<(String, i32), Vec<Found>>,
+    on_disk: OnDisk,
     stopped: bool,
-}
-
-/// What a directory holds: partitions, and their high watermarks.
-type Surveyed = (Vec<PartitionDir>, BTreeMap<(String, i32), Offset>);
-
-fn survey(log_dir: &LogDir) -> io::Result<Surveyed> {
-    Ok((log_dir.partitions()?, log_dir.read_high_watermarks()?))
-}
-
-#[derive(Clone)]
-struct Found {
-    dir: usize,
-    topic_id: Option<uuid::Uuid>,
-    path: PathBuf,
 }
 
 /// A replica to be opened.
@@ -176,9 +161,10 @@ impl ReplicaManager {
         let this = Arc::new(OnceLock::new());
         let counters = Arc::new(Counters::register(&metrics));
         let mut dirs = Vec::new();
-        let mut on_disk: HashMap<_, Vec<Found>> = HashMap::new();
+        let mut on_disk = OnDisk::new();
+        let mut futures = Vec::new();
         for (index, log_dir) in log_dirs.into_iter().enumerate() {
-            let (found, high_watermarks) = match survey(&log_dir) {
+            let (found, copies, high_watermarks) = match survey(&log_dir) {
                 Ok(surveyed) => surveyed,
                 Err(error) => {
                     let (path, reason) = (log_dir.path().display(), error.to_string());
@@ -192,6 +178,7 @@ impl ReplicaManager {
                 let found = Found { dir: index, topic_id: partition.topic_id, path: partition.path };
                 on_disk.entry(key).or_default().push(found);
             }
+            futures.extend(copies.into_iter().map(|found| (index, found)));
             let syncs = SyncQueue::start(
                 &index.to_string(),
                 log_dir.disk().clone(),
@@ -245,6 +232,7 @@ impl ReplicaManager {
             on_fatal,
             on_dir_failed,
             assignments: Arc::default(),
+            moves: Moves::default(),
             isr_changes,
             stop,
             runtime: tokio::runtime::Handle::current(),
@@ -260,7 +248,12 @@ impl ReplicaManager {
         let began = Instant::now();
         Arc::clone(&manager).apply_newest().await;
         manager.tell_recovery(began.elapsed());
+        let resumed = Arc::clone(&manager);
+        if let Err(error) = threads::blocking(move || resumed.resume_moves(futures)).await {
+            tracing::error!(%error, "going on with moves between log directories failed");
+        }
         manager.maintenance.start(&manager).map_err(StartError::Thread)?;
+        manager.moves.start(&manager).map_err(StartError::Thread)?;
         tokio::spawn(follow(Arc::downgrade(&manager), changes));
         Ok(manager)
     }
@@ -427,7 +420,7 @@ impl ReplicaManager {
 
     /// The log directory of a replica.
     pub fn log_dir_of(&self, replica: &Replica) -> &Arc<LogDir> {
-        &self.dirs[replica.dir].log_dir
+        &self.dirs[replica.dir()].log_dir
     }
 
     pub(super) fn config(&self) -> &NodeConfig {
@@ -467,7 +460,7 @@ impl ReplicaManager {
         }
         self.directory.change(Vec::new(), &gone);
 
-        self.set_strays_aside(&mut applied, &image);
+        self.set_strays_aside(&mut applied.on_disk, &image);
         let mut wanted = Vec::new();
         let mut left: Vec<(TopicId, i32)> = Vec::new();
         let is_first = before.topics.is_empty() && before.last_offset == 0;
@@ -507,7 +500,7 @@ impl ReplicaManager {
                             old.partition(partition).is_some_and(|state| state.replicas.contains(&self.local))
                         };
                         let is_new = !is_first && !old.is_some_and(had_it);
-                        let Some(dir) = self.dir_for(&mut applied, topic, partition, is_new) else {
+                        let Some(dir) = self.dir_for(&mut applied.on_disk, topic, partition, is_new) else {
                             self.failed.lock().insert((topic.id, partition));
                             continue;
                         };
@@ -533,96 +526,6 @@ impl ReplicaManager {
         self.update_settings(&before, &image);
         self.applied.send_replace(image.last_offset);
         true
-    }
-
-    /// Where an assigned partition lies, or will. `None` if it lies, or may lie, where this broker can't read it: an empty replica in
-    /// its place could lose what it acknowledged. `is_new`: it was assigned to this broker just now.
-    fn dir_for(
-        &self,
-        applied: &mut Applied,
-        topic: &ottla_raft::Topic,
-        partition: i32,
-        is_new: bool,
-    ) -> Option<usize> {
-        let assigned =
-            topic.partition(partition).map_or(uuid::Uuid::nil(), |state| state.directory(self.local));
-        let assigned = self.online_dirs().find(|index| self.dirs[*index].log_dir.directory_id() == assigned);
-        let found = applied.on_disk.remove(&(topic.name.to_string(), partition)).unwrap_or_default();
-        let dir = match &found[..] {
-            [] if is_new || assigned.is_some() || !self.has_offline_dirs() => assigned.or_else(|| {
-                self.online_dirs().min_by_key(|index| self.dirs[*index].replicas.load(Ordering::Relaxed))
-            }),
-            [] => {
-                tracing::warn!(topic = %topic.name, partition, "the replica is in a log directory that can't be used");
-                None
-            }
-            [one] => Some(one.dir),
-            several => self.choose(several, assigned),
-        }?;
-        if found.iter().any(|found| found.dir == dir && found.topic_id.is_none()) {
-            tracing::warn!(
-                path = %self.dirs[dir].log_dir.partition_path(&topic.name, partition).display(),
-                "partition.metadata is missing or unreadable; the directory is taken as what its name says"
-            );
-        }
-        self.dirs[dir].replicas.fetch_add(1, Ordering::Relaxed);
-        Some(dir)
-    }
-
-    /// Which of several directories of one partition is the replica: a move between log directories that was cut off by a crash leaves
-    /// two, and the controller knew where it went before. The others are set aside.
-    fn choose(&self, several: &[Found], assigned: Option<usize>) -> Option<usize> {
-        let Some(chosen) = several.iter().find(|found| Some(found.dir) == assigned) else {
-            for found in several {
-                tracing::error!(
-                    path = %found.path.display(),
-                    "a partition lies in several log directories, none of which the controller knows as its place; none is used"
-                );
-            }
-            return None;
-        };
-        several.iter().filter(|found| found.dir != chosen.dir).for_each(|found| self.set_aside(found));
-        Some(chosen.dir)
-    }
-
-    fn online_dirs(&self) -> impl Iterator<Item = usize> {
-        let dirs = self.dirs.iter().enumerate();
-        dirs.filter(|(_, dir)| dir.log_dir.offline().is_none()).map(|(index, _)| index)
-    }
-
-    fn has_offline_dirs(&self) -> bool {
-        !self.unusable_dirs.is_empty() || self.dirs.iter().any(|dir| dir.log_dir.offline().is_some())
-    }
-
-    /// Renames directories whose topic id the image does not have. Those without a readable id stay.
-    fn set_strays_aside(&self, applied: &mut Applied, image: &Image) {
-        applied.on_disk.retain(|(_, partition), places| {
-            places.retain(|found| {
-                let Some(found_id) = found.topic_id else { return true };
-                let state =
-                    image.topic_by_id(TopicId(found_id)).and_then(|topic| topic.partition(*partition));
-                let is_ours = state.is_some_and(|state| state.replicas.contains(&self.local));
-                if !is_ours {
-                    self.set_aside(found);
-                }
-                is_ours
-            });
-            !places.is_empty()
-        });
-    }
-
-    /// Nothing is deleted that this process did not create a better copy of.
-    fn set_aside(&self, found: &Found) {
-        let log_dir = &self.dirs[found.dir].log_dir;
-        match log_dir.set_aside(&found.path) {
-            Ok(aside) => tracing::warn!(
-                path = %aside.display(),
-                "the metadata knows no such partition here; its directory was set aside and can be removed"
-            ),
-            Err(error) => {
-                tracing::error!(path = %found.path.display(), %error, "a stray directory can't be set aside");
-            }
-        }
     }
 
     fn open(&self, wanted: Vec<Wanted>, image: &Image) -> Vec<Arc<Replica>> {
@@ -678,7 +581,7 @@ impl ReplicaManager {
                 // With a single directory there is nothing to tell, unless it is not the one that there was: whoever is on
                 // that one is gone, as the controller sees it, and may not lead.
                 if known != directory && (self.dirs.len() > 1 || !known.is_nil()) {
-                    self.assignments.push(wanted.topic_id, wanted.partition, directory);
+                    self.tell_directory(&replica);
                 }
                 self.update_role(&replica, &wanted.state, image);
                 Some(replica)
@@ -746,7 +649,8 @@ impl ReplicaManager {
     fn remove_replica(&self, replica: &Arc<Replica>) {
         self.fetchers.leave((replica.topic_id(), replica.partition()));
         replica.mark_deleted();
-        let dir = &self.dirs[replica.dir];
+        self.cancel_move((replica.topic_id(), replica.partition()));
+        let dir = &self.dirs[replica.dir()];
         dir.replicas.fetch_sub(1, Ordering::Relaxed);
         let delay_ms = replica.settings().log.file_delete_delay_ms;
         let marked = replica.state.lock().log.mark_deleted();
@@ -807,16 +711,18 @@ impl ReplicaManager {
         self.fetchers.stop();
         self.stop.send_replace(true);
         self.maintenance.stop();
+        let unclean = self.moves.stop();
         for dir in &self.dirs {
             dir.syncs.stop();
         }
         let broker_epoch = self.broker_epoch().0;
         let mut clean = vec![true; self.dirs.len()];
+        unclean.into_iter().for_each(|dir| clean[dir] = false);
         for replica in self.replicas() {
             replica.resign();
             if let Err(error) = replica.state.lock().log.close() {
                 tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "the log did not close well");
-                clean[replica.dir] = false;
+                clean[replica.dir()] = false;
             }
         }
         self.write_checkpoints();

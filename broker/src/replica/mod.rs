@@ -6,14 +6,16 @@
 //!   controller. [`follower_sessions`]: the fetches of followers, by what moved.
 //! - `fetcher`: follows a leader: `fetch_plan` (what to ask next) -> [`links`] -> `following` (check, append, cut) -> one sync for
 //!   all that came -> the next fetch, which says so to the leader.
-//! - `log_dirs`: directories that fail, and what they remember. [`waiters`]: who waits, and how they are woken.
+//! - `log_dirs`: directories that fail, and what they remember; `placement`: where
+//!   replicas lie; `moves`: replicas that go from one to another. [`waiters`]: who waits, and how they are woken.
 //!   [`group_commit`]: one fdatasync for all that arrived meanwhile. [`maintenance`]: retention, compaction, checkpoints.
 //!   [`sessions`]: fetch sessions (KIP-227). [`quota`]: throttles of replication (KIP-73). [`selector`]: readers of followers
 //!   (KIP-392). `leadership`: whether this broker still leads.
 //!
 //! Invariants: `log_start <= last_stable <= high_watermark <= end`; the high watermark never falls while the process lives;
 //! nobody is told that an offset is committed before the in-sync set holds it. Lock order: a replica's log before its
-//! waiters; no two logs at once; nothing waits for a disk sync while it holds a log.
+//! waiters; no two logs at once; nothing waits for a disk sync while it holds a log, but for the last moment of a move between log
+//! directories.
 
 mod append;
 #[cfg(test)]
@@ -35,7 +37,11 @@ mod log_dirs;
 mod log_dirs_tests;
 mod maintenance;
 mod manager;
+mod moves;
+#[cfg(test)]
+mod moves_tests;
 mod partition;
+mod placement;
 mod producer_ids;
 pub mod quota;
 mod read;
@@ -56,6 +62,7 @@ pub use group_commit::{Fatal, OnFatal};
 pub use in_sync::Durability;
 pub use log_dirs::{FailedDir, UnusableDir};
 pub use manager::{LookupError, ReplicaManager, ReplicaOptions, StartError};
+pub use moves::{AlterLogDirError, FutureReplica};
 pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
 pub use producer_ids::ProducerIdError;
 pub use quota::Throttled;

@@ -98,12 +98,13 @@ pub struct Replica {
     pub(super) topic: Arc<str>,
     pub(super) topic_id: TopicId,
     pub(super) partition: i32,
-    /// Which of the manager's log directories holds it.
-    pub(super) dir: usize,
+    /// Which of the manager's log directories holds it. Changed under the log's lock, with `syncs` and the log itself.
+    dir: AtomicUsize,
     pub(super) settings: ArcSwap<TopicSettings>,
     pub(super) state: Mutex<State>,
     pub(super) waiters: Waiters,
-    pub(super) syncs: Arc<SyncQueue>,
+    /// Of the log directory.
+    pub(super) syncs: ArcSwap<SyncQueue>,
     /// Owned by `group_commit`.
     pub(super) sync_stage: AtomicU8,
     /// Where a leader says that its in-sync set should change.
@@ -202,10 +203,10 @@ impl Replica {
             topic,
             topic_id,
             partition,
-            dir,
+            dir: AtomicUsize::new(dir),
             settings: ArcSwap::new(settings),
             waiters: Waiters::default(),
-            syncs: queues.syncs,
+            syncs: ArcSwap::new(queues.syncs),
             sync_stage: AtomicU8::new(0),
             isr_changes: queues.isr_changes,
             isr_change_is_queued: AtomicBool::new(false),
@@ -237,6 +238,27 @@ impl Replica {
 
     pub fn partition(&self) -> i32 {
         self.partition
+    }
+
+    pub(super) fn dir(&self) -> usize {
+        self.dir.load(Ordering::Acquire)
+    }
+
+    /// `log` is this one in another directory: the same up to the end, which is synced. Answers the one that it replaces. Called
+    /// under the log's lock.
+    pub(super) fn move_to(&self, state: &mut State, dir: usize, syncs: Arc<SyncQueue>, log: Log) -> Log {
+        assert!(
+            log.end_offset() == state.log.end_offset() && log.synced_end_offset() == log.end_offset(),
+            "a log that ends at {} is replaced by one that ends at {} and is synced to {}",
+            state.log.end_offset(),
+            log.end_offset(),
+            log.synced_end_offset(),
+        );
+        let mut log = log;
+        log.update_config(Arc::clone(&self.settings.load().log));
+        self.dir.store(dir, Ordering::Release);
+        self.syncs.store(syncs);
+        std::mem::replace(&mut state.log, log)
     }
 
     /// Who waits for this replica.
@@ -409,9 +431,13 @@ impl Replica {
 
     /// Serves nothing more in this role; those who wait are told.
     fn leave(&self, role: Role) {
+        self.leave_if(role, || true);
+    }
+
+    fn leave_if(&self, role: Role, applies: impl FnOnce() -> bool) {
         {
             let mut state = self.state.lock();
-            if self.role() == Role::Deleted {
+            if self.role() == Role::Deleted || !applies() {
                 return;
             }
             state.end_leadership();
@@ -427,9 +453,14 @@ impl Replica {
         self.leave(Role::Idle);
     }
 
-    /// The log directory failed.
+    /// The log can't be trusted.
     pub(super) fn go_offline(&self) {
         self.leave(Role::Offline);
+    }
+
+    /// A log directory failed; but the replica may have been moved out of it in this moment.
+    pub(super) fn go_offline_in(&self, dir: usize) {
+        self.leave_if(Role::Offline, || self.dir() == dir);
     }
 
     /// After an error of the log: if it took the log offline, so is the replica, and its directory is not to be trusted; nor is
@@ -443,9 +474,9 @@ impl Replica {
         let offline = self.state.lock().log.offline();
         if let Some(offline) = offline {
             self.go_offline();
-            self.syncs.report(Fatal::LogOffline { log: log(), reason: offline.reason });
+            self.syncs.load().report(Fatal::LogOffline { log: log(), reason: offline.reason });
         } else if let Some(reason) = device_failure(error) {
-            self.syncs.report(Fatal::DeviceFailed { log: log(), reason: reason.to_string() });
+            self.syncs.load().report(Fatal::DeviceFailed { log: log(), reason: reason.to_string() });
         }
     }
 
@@ -494,7 +525,7 @@ impl Replica {
         // ORDER: waiters and queues are touched without the log's lock, so that those they wake do not run into it.
         drop(state);
         if actions.sync {
-            self.syncs.request(self);
+            self.syncs.load().request(self);
         }
         if actions.propose {
             self.isr_changes.push(self);

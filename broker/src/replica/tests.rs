@@ -387,10 +387,10 @@ fn delete_records_moves_the_start_and_readers_are_told() {
 #[test]
 fn the_sync_threads_commit_from_many_writers() {
     let fatal = Arc::new(|fatal: Fatal| panic!("{fatal}"));
-    let mut bench = Bench::new(Durability::Fsync);
+    let bench = Bench::new(Durability::Fsync);
     bench.sync();
     let threads = SyncQueue::start("test", Disk::real(), fatal, None).unwrap();
-    Arc::get_mut(&mut bench.replica).unwrap().syncs = Arc::clone(&threads);
+    bench.replica.syncs.store(Arc::clone(&threads));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     let replica = Arc::clone(&bench.replica);

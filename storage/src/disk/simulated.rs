@@ -200,6 +200,12 @@ impl SimulatedDisk {
         self.state.lock().fault = Some((at_operation, fault));
     }
 
+    /// Whether a fault that ends everything was reached.
+    pub fn is_crashed(&self) -> bool {
+        let state = self.state.lock();
+        matches!(state.fault, Some((at, Fault::Crash)) if state.operations > at)
+    }
+
     pub fn clear_fault(&self) {
         self.state.lock().fault = None;
     }

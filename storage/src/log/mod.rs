@@ -15,6 +15,7 @@ mod append;
 mod compact;
 pub mod config;
 pub mod errors;
+mod future;
 mod leader_epochs;
 pub(crate) mod offset_index;
 mod producer_state;

@@ -107,7 +107,7 @@ pub(crate) struct Duplicate {
     pub timestamp: TimestampMs,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct ProducerState {
     producers: HashMap<ProducerId, Producer>,
     /// Open transactions by their first offset.
