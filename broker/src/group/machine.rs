@@ -444,5 +444,5 @@ fn write_tombstones(group_id: &GroupId, records: Vec<Record>) -> Effects {
 }
 
 #[cfg(test)]
-#[path = "machine_test.rs"]
+#[path = "machine_test/mod.rs"]
 mod tests;
