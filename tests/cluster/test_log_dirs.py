@@ -162,7 +162,7 @@ def test_a_replica_moves_to_another_directory_under_load(make_cluster, loop_disk
     plan = place(tmp_path / "plan.json", "t", 0, (3, target), (1, "any"), (2, "any"))
     started = tools.run("kafka-reassign-partitions", "--execute", "--reassignment-json-file", plan,
                         "--replica-alter-log-dirs-throttle", "1000").stdout
-    assert "Successfully started log directory move" in started, started
+    assert f"Successfully started moving log directory to {target} for replica t-0 with broker 3" in started, started
     assert in_dirs(node, "t", 0, True) == [target]
     verified = tools.run("kafka-reassign-partitions", "--verify", "--reassignment-json-file", plan, "--preserve-throttles").stdout
     assert "still in progress" in verified, verified

@@ -42,7 +42,7 @@ fn settings(durability: Durability) -> TopicSettings {
 /// One replica, its disk, and a sync queue that the test empties by hand.
 struct Bench {
     disk: SimulatedDisk,
-    _dir: LogDir,
+    dir: LogDir,
     syncs: Arc<SyncQueue>,
     replica: Arc<Replica>,
     fatal: Arc<AtomicUsize>,
@@ -54,6 +54,13 @@ impl Bench {
     }
 
     fn on(disk: SimulatedDisk, durability: Durability) -> Bench {
+        let bench = Bench::idle_on(disk, durability);
+        lead(&bench.replica, 0, &[], &[]);
+        bench
+    }
+
+    /// As after a start, before the image says who leads.
+    fn idle_on(disk: SimulatedDisk, durability: Durability) -> Bench {
         let fatal = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&fatal);
         let on_fatal = Arc::new(move |_: Fatal| {
@@ -65,6 +72,7 @@ impl Bench {
         let id = Uuid::from_u128(7);
         let config = Arc::clone(&settings.log);
         let log = dir.open_log("topic", 0, Some(id), config, TimestampMs(1)).unwrap();
+        let remembered = dir.read_high_watermarks().unwrap().get(&("topic".to_owned(), 0)).copied();
         let replica = Arc::new(Replica::new(
             "topic".into(),
             TopicId(id),
@@ -74,8 +82,10 @@ impl Bench {
             log,
             Queues { syncs: Arc::clone(&syncs), isr_changes: Arc::default() },
         ));
-        lead(&replica, 0, &[], &[]);
-        Bench { disk, _dir: dir, syncs, replica, fatal }
+        if let Some(remembered) = remembered {
+            replica.restore_high_watermark(remembered);
+        }
+        Bench { disk, dir, syncs, replica, fatal }
     }
 
     fn append(&self, acks: RequiredAcks) -> Result<(Offset, Committed), AppendError> {
@@ -134,9 +144,9 @@ fn batch(value: &'static str) -> CheckedBatches {
 
 /// Checker: nothing that was acknowledged is missing after a power cut. Answers what is missing.
 fn acked_and_lost(bench: Bench, acked: Option<Offset>, seed: u64) -> Option<Offset> {
-    let Bench { disk, _dir, syncs, replica, .. } = bench;
+    let Bench { disk, dir, syncs, replica, .. } = bench;
     disk.crash(seed);
-    drop((_dir, syncs, replica));
+    drop((dir, syncs, replica));
     let after = Bench::on(disk, Durability::Memory);
     acked.filter(|acked| *acked >= after.replica.end_offset())
 }
@@ -161,6 +171,70 @@ fn produce_some(bench: &Bench, seed: u64) -> Option<Offset> {
         });
     }
     acked
+}
+
+/// What was noted of the high watermark before a crash, and how the log that it left goes on.
+fn crashed_with_a_checkpoint(noted: i64, seed: u64) -> Bench {
+    let bench = Bench::new(Durability::Fsync);
+    for _ in 0..5 {
+        bench.append(RequiredAcks::All).unwrap();
+    }
+    bench.sync();
+    assert_eq!(bench.replica.high_watermark(), Offset(5));
+    let noted = std::collections::BTreeMap::from([(("topic".to_owned(), 0), Offset(noted))]);
+    bench.dir.write_high_watermarks(&noted).unwrap();
+    // Synced by nobody: a crash takes some of it.
+    for _ in 0..5 {
+        bench.append(RequiredAcks::Leader).unwrap();
+    }
+    let Bench { disk, dir, syncs, replica, .. } = bench;
+    disk.crash(seed);
+    drop((dir, syncs, replica));
+    Bench::idle_on(disk, Durability::Fsync)
+}
+
+#[test]
+fn a_high_watermark_comes_back_from_the_checkpoint() {
+    for seed in 0..50 {
+        let bench = crashed_with_a_checkpoint(4, seed);
+        assert!(bench.replica.end_offset() >= Offset(5));
+        assert_eq!(bench.replica.high_watermark(), Offset(4), "seed {seed}");
+        // A follower says so to consumers, and no less when its leader, just elected, knows less.
+        bench.replica.become_follower(Some(BrokerId(2)), EPOCH);
+        let mut state = bench.replica.state.lock();
+        assert!(!bench.replica.raise_high_watermark(&state, Offset(1)));
+        state.log.increment_log_start_offset(Offset(2), Offset(4)).unwrap();
+        drop(state);
+        assert_eq!(bench.replica.high_watermark(), Offset(4), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_leader_after_a_crash_tells_nobody_less_than_before() {
+    for seed in 0..50 {
+        let bench = crashed_with_a_checkpoint(4, seed);
+        let end = bench.replica.end_offset();
+        // The other one in sync has not fetched yet: what lies above 4 may be committed or not.
+        lead(&bench.replica, 0, &[2], &[2]);
+        assert_eq!(bench.replica.high_watermark(), Offset(4), "seed {seed}");
+        assert!(!bench.replica.knows_its_bounds(), "nobody is told the latest offset (KIP-207)");
+        assert!(bench.read(0).unwrap().slice.is_some(), "what was committed is read");
+        assert!(bench.read(4).unwrap().slice.is_none(), "and nothing else");
+        assert!(bench.read(5).is_ok(), "a consumer that had read more waits, and is not out of range");
+        // Alone in sync, it is all that counts.
+        lead(&bench.replica, 1, &[2], &[]);
+        bench.sync();
+        assert_eq!(bench.replica.high_watermark(), end, "seed {seed}");
+        assert!(bench.replica.knows_its_bounds());
+    }
+}
+
+#[test]
+fn a_checkpoint_says_no_more_than_the_log_holds() {
+    for seed in 0..50 {
+        let bench = crashed_with_a_checkpoint(1_000, seed);
+        assert_eq!(bench.replica.high_watermark(), bench.replica.end_offset(), "seed {seed}");
+    }
 }
 
 #[test]
@@ -352,9 +426,9 @@ fn the_latest_offset_is_kept_back_until_the_recovered_log_counts() {
         bench.append(RequiredAcks::All).unwrap();
     }
     bench.sync();
-    let Bench { disk, _dir, syncs, replica, .. } = bench;
+    let Bench { disk, dir, syncs, replica, .. } = bench;
     disk.kill();
-    drop((_dir, syncs, replica));
+    drop((dir, syncs, replica));
     let again = Bench::on(disk, Durability::Fsync);
     if again.replica.high_watermark() < Offset(3) {
         assert!(!again.replica.knows_its_bounds());
