@@ -188,6 +188,19 @@ pub fn voter_change(error: &VoterChangeError) -> ResponseError {
     }
 }
 
+/// CONTROLLER_ID_NOT_REGISTERED, new in Kafka 4.4.
+const CONTROLLER_ID_NOT_REGISTERED: i16 = 136;
+
+pub fn unregister_controller(error: &VoterChangeError) -> i16 {
+    match error {
+        VoterChangeError::VoterNotFound(_) => CONTROLLER_ID_NOT_REGISTERED,
+        VoterChangeError::DuplicateVoter(_)
+        | VoterChangeError::InvalidRequest(_)
+        | VoterChangeError::TimedOut(_)
+        | VoterChangeError::Submit(_) => voter_change(error).code(),
+    }
+}
+
 pub fn submit(error: &SubmitError) -> ResponseError {
     match error {
         SubmitError::NotController { .. } | SubmitError::Stopped(_) => ResponseError::NotController,

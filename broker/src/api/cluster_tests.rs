@@ -1,6 +1,7 @@
 //! What a node says about others, which are brokers in name only here: registered, kept alive and fenced by the tests. And
 //! what it serves on the listeners of controllers.
 
+use bytes::{BufMut, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
 use kafka_protocol::messages::*;
@@ -306,6 +307,28 @@ async fn brokers_are_unregistered_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn controllers_that_vote_or_are_unknown_are_not_unregistered() {
+    let bench = Bench::start(&[]).await;
+    let own = bench.broker().config.node_id;
+    // CONTROLLER_ID_NOT_REGISTERED
+    for (id, expected) in [(own, code(ResponseError::InvalidRequest)), (own + 8, 136)] {
+        let mut body = BytesMut::new();
+        body.put_i32(id);
+        body.put_u8(0);
+        let cx = RequestContext::in_test(bench.broker(), 0, None);
+        let row = table::row(94).unwrap();
+        assert!(row.request_header_is_flexible(0) && row.response_header_is_flexible(0));
+        let Started::Serial(answer) = row.start(cx, body.freeze()).unwrap() else { panic!("no answer") };
+        let [Part::Bytes(answer)] = &answer.await.unwrap().parts[..] else { panic!("not one part") };
+        let message_len = answer.len() - 8;
+        assert_eq!(answer[..6], [&[0, 0, 0, 0][..], &expected.to_be_bytes()].concat());
+        assert!(message_len > 10 && usize::from(answer[6]) == message_len + 1, "{answer:?}");
+        assert_eq!(answer.last(), Some(&0));
+    }
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changes_of_voters_are_checked() {
     let bench = Bench::start(&[]).await;
     let cluster = text(&bench.broker().metadata.image().cluster_id.to_string());
@@ -361,7 +384,7 @@ async fn listeners_of_controllers_serve_what_controllers_decide() {
     let mut keys: Vec<i16> = versions.api_keys.iter().map(|key| key.api_key).collect();
     keys.sort();
     // Kafka's, as far as they are offered at all; controllers here do not speak Fetch to each other.
-    assert_eq!(keys, [18, 19, 20, 32, 33, 37, 43, 44, 45, 46, 55, 57, 60, 64, 80, 81]);
+    assert_eq!(keys, [18, 19, 20, 32, 33, 37, 43, 44, 45, 46, 55, 57, 60, 64, 80, 81, 94]);
     let on_brokers = bench.call(4, &asked).await;
     assert_eq!(on_brokers.api_keys.len(), table::rows().len());
 

@@ -77,6 +77,7 @@ pub mod table;
 pub mod topic_id_frames;
 mod topic_listing;
 pub mod unregister_broker;
+pub mod unregister_controller;
 pub mod update_features;
 
 /// What a handler may know about the request it answers, beyond its body. Cheap to clone.

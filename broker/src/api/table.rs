@@ -214,6 +214,10 @@ fn build() -> Vec<Row> {
         Row::serial::<UpdateFeaturesRequest, _, _>(0..=2, update_features::handle),
         Row::serial::<DescribeClusterRequest, _, _>(0..=2, describe_cluster::handle),
         Row::serial::<UnregisterBrokerRequest, _, _>(0..=0, unregister_broker::handle),
+        Row {
+            key: unregister_controller::KEY,
+            ..Row::serial::<UnregisterBrokerRequest, _, _>(0..=0, unregister_controller::handle)
+        },
         Row::serial::<AddRaftVoterRequest, _, _>(0..=0, add_raft_voter::handle),
         Row::serial::<RemoveRaftVoterRequest, _, _>(0..=0, remove_raft_voter::handle),
     ];

@@ -722,6 +722,26 @@ async fn a_voter_without_its_directory_is_refused_until_it_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_controller_that_is_gone_for_good_is_forgotten() {
+    let mut cluster = TestCluster::started(3).await;
+    let leader = cluster.leader().await;
+    let [gone, other] = cluster.others(leader)[..] else { panic!("three nodes") };
+    let directory = cluster.node(gone).directory_id();
+    let voting = cluster.node(other).unregister_controller(BrokerId(gone)).await;
+    assert!(matches!(voting, Err(VoterChangeError::InvalidRequest(_))), "{voting:?}");
+    within(60, cluster.node(other).remove_voter(BrokerId(gone), directory)).await.unwrap();
+    let follows = |cluster: &TestCluster, id: i32| {
+        cluster.node(leader).quorum().observers.iter().any(|observer| observer.id == BrokerId(id))
+    };
+    eventually(30, || follows(&cluster, gone).then_some(())).await;
+    cluster.kill(gone).await;
+    within(60, cluster.node(other).unregister_controller(BrokerId(gone))).await.unwrap();
+    eventually(30, || (!follows(&cluster, gone)).then_some(())).await;
+    let again = cluster.node(other).unregister_controller(BrokerId(gone)).await;
+    assert!(matches!(again, Err(VoterChangeError::VoterNotFound(_))), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_copy_of_a_directory_is_refused() {
     let mut cluster = TestCluster::started(3).await;
     let _beating = serve_as_brokers(&cluster).await;

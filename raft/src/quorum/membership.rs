@@ -211,6 +211,16 @@ impl Metadata {
         self.forward_change(Call::RemoveVoter(key)).await
     }
 
+    /// Forgets a controller that does not vote (UnregisterController), on whichever node this is asked. One that still runs joins
+    /// again by itself.
+    pub async fn unregister_controller(&self, id: BrokerId) -> Result<(), VoterChangeError> {
+        let key = VoterKey { id, directory_id: Uuid::nil(), address: String::new() };
+        if self.is_controller() {
+            return self.unregister_controller_here(&key).await;
+        }
+        self.forward_change(Call::UnregisterController(key)).await
+    }
+
     async fn forward_change(&self, call: Call) -> Result<(), VoterChangeError> {
         let Some((_, peer)) = self.leader() else {
             return Err(SubmitError::NotController { leader: None }.into());
@@ -279,6 +289,29 @@ impl Metadata {
         let remove = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
         change_members(&self.raft, remove).await.map_err(to_voter_error)?;
         tracing::info!(node = id, "a node was taken out of the voters");
+        Ok(())
+    }
+
+    pub(super) async fn unregister_controller_here(&self, key: &VoterKey) -> Result<(), VoterChangeError> {
+        let _turn = self.turn_of_voter_change()?;
+        let id = voter_id(key)?;
+        self.room.for_upkeep().await.map_err(|error| SubmitError::NoRoom(error.to_string()))?;
+        let membership = effective(&self.raft);
+        if is_voter(&membership, id) {
+            return Err(VoterChangeError::InvalidRequest(format!(
+                "node {id} is a voter, and has to be taken out of the voters first"
+            )));
+        }
+        // Brokers follow the log too, and go by UnregisterBroker.
+        if membership.get_node(&id).is_none() || self.image().broker(key.id).is_some() {
+            return Err(VoterChangeError::VoterNotFound(format!(
+                "node {id} is not registered as a controller"
+            )));
+        }
+        let remove = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        change_members(&self.raft, remove).await.map_err(to_voter_error)?;
+        self.links.forget(id);
+        tracing::info!(node = id, "a controller that does not vote was taken out of the membership");
         Ok(())
     }
 

@@ -48,6 +48,8 @@ pub enum Call {
     CatchUp,
     AddVoter(VoterKey),
     RemoveVoter(VoterKey),
+    /// Of the key only the id counts.
+    UnregisterController(VoterKey),
     Describe,
 }
 

@@ -91,6 +91,7 @@ impl Server {
             | Call::CatchUp
             | Call::AddVoter(_)
             | Call::RemoveVoter(_)
+            | Call::UnregisterController(_)
             | Call::Describe => {}
         }
         let from = (envelope.from, envelope.from_directory);
@@ -130,6 +131,9 @@ impl Server {
             Call::AddVoter(key) => Ok(Answer::ChangeVoters(self.metadata()?.add_voter_here(&key).await)),
             Call::RemoveVoter(key) => {
                 Ok(Answer::ChangeVoters(self.metadata()?.remove_voter_here(&key).await))
+            }
+            Call::UnregisterController(key) => {
+                Ok(Answer::ChangeVoters(self.metadata()?.unregister_controller_here(&key).await))
             }
             Call::Describe => Ok(Answer::Describe(self.metadata()?.describe_here().await)),
         }
