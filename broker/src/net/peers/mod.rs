@@ -173,7 +173,7 @@ impl Transport for Peers {
             };
             let waiting = Waiting { link: &link, since: Instant::now() };
             let called = tokio::time::timeout_at(deadline, link.call(request)).await;
-            waiting.is_over();
+            waiting.end();
             called.unwrap_or_else(|_| {
                 link.close_if_silent_for(limit.max(SILENCE_MIN));
                 Err(TransportError::TimedOut(limit))
@@ -189,7 +189,7 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn is_over(self) {
+    fn end(self) {
         std::mem::forget(self);
     }
 }
