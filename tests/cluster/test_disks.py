@@ -58,6 +58,7 @@ def test_a_full_disk_on_one_node(ottla_only, make_cluster, loop_disk, start_load
     finish(cluster, load, beside)
 
 
+@pytest.mark.short
 def test_a_dead_node_is_replaced_by_one_with_an_empty_disk(ottla_only, cluster, start_load):
     """A voter that forgot everything could help to elect a leader that lacks what was committed. It is refused until the
     operator says, by removing and adding the voter, that the old one will not come back."""
@@ -85,6 +86,7 @@ def replace_voter(cluster, node: int) -> None:
     wait_until(lambda: node in voters(cluster), 30, f"{node} is a voter again")
 
 
+@pytest.mark.short
 def test_an_old_copy_of_a_data_directory(ottla_only, cluster, start_load):
     """A backup of one node's directory, put back: what the voter acknowledged since then may have counted. Its peers remember
     it, and the way back is that of a dead node."""
@@ -195,6 +197,7 @@ def test_a_lagging_node_catches_up(make_cluster, start_load):
     assert common and all(own[base] == leading[base] for base in common) and max(own) == max(leading)
 
 
+@pytest.mark.short
 def test_a_lagging_node_catches_up_by_snapshot(ottla_only, make_cluster):
     """The metadata log is cut while a node is away; it is given the snapshot and what came after."""
     cluster = make_cluster({"metadata.log.max.record.bytes.between.snapshots": "2048"}).start(3)

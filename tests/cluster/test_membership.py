@@ -10,6 +10,7 @@ from load import produce
 from membership import TOOLS, add_voter, remove_voter, voters
 
 
+@pytest.mark.short
 def test_a_quorum_grows_from_one_to_three_and_shrinks_again(make_cluster, start_load):
     """A dynamic quorum: the first node starts alone, the others join as observers and are made voters."""
     cluster = make_cluster({"min.insync.replicas": "1", "offsets.topic.replication.factor": "1"})
@@ -41,6 +42,7 @@ def test_a_quorum_grows_from_one_to_three_and_shrinks_again(make_cluster, start_
         assert cluster.nodes[node].running()
 
 
+@pytest.mark.short
 def test_a_node_is_decommissioned(cluster, tmp_path):
     """Shrinking: its partitions are moved, it is stopped, its voter and its registration are removed."""
     cluster.add(4, "broker")

@@ -119,6 +119,7 @@ def test_two_brokers_with_one_id(cluster):
     first_keeps_its_place(cluster, 4)
 
 
+@pytest.mark.short
 def test_a_voter_list_that_disagrees(cluster):
     """A fourth controller that lists itself as a voter of a quorum that does not know it: the membership in the metadata log
     counts. It may look on, but not vote."""
@@ -191,6 +192,7 @@ def test_a_data_directory_that_vanished(cluster):
     still_whole(cluster, 100)
 
 
+@pytest.mark.short
 def test_the_metadata_of_a_single_node_vanished(make_cluster):
     """Nobody else knows whose the partitions are: the node must not begin a cluster over them."""
     cluster = make_cluster({"offsets.topic.replication.factor": "1", "min.insync.replicas": "1"}).start(1)
