@@ -597,6 +597,20 @@ async fn who_passes_a_read_barrier_sees_everything_and_who_is_cut_off_does_not_p
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_whose_broker_is_fenced_is_replaced_when_it_is_cut_off() {
+    let cluster = TestCluster::started(3).await;
+    let beating = serve_as_brokers(&cluster).await;
+    let old = cluster.leader().await;
+    beating[&old].abort();
+    let others = cluster.others(old);
+    let image = || cluster.node(others[0]).image();
+    eventually(20, || image().broker(BrokerId(old))?.fenced.then_some(())).await;
+    // Its silence makes the others doubt it again and again, and a fenced broker is not asked: time must go on nevertheless.
+    cluster.wires.isolate(&address(old), 1..=3);
+    cluster.leader_other_than(Some(old), &others).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_minority_serves_nobody() {
     let mut cluster = TestCluster::started(3).await;
     let _beating = serve_as_brokers(&cluster).await;

@@ -106,6 +106,7 @@ pub async fn clear_up(raft: Raft, links: Arc<Links>, heartbeat_interval: Duratio
     let silence_max = heartbeat_interval * 5 / 4;
     let mut vacancy: Option<Vacancy> = None;
     while raft.metrics().borrow_watched().running_state.is_ok() {
+        let began = Instant::now();
         // A voter doubts its leader when a heartbeat is missing.
         let leader = leader_of_voter(&raft, links.node_id);
         let heard = leader.and_then(|leader| links.heard_leader(leader));
@@ -143,6 +144,9 @@ pub async fn clear_up(raft: Raft, links: Arc<Links>, heartbeat_interval: Duratio
             () = links.doubts.added.notified() => {}
             () = tokio::time::sleep_until(next_look) => {}
         }
+        // A doubt may be over as soon as it is there, and be there again: the leader is doubted by its silence as a controller, and
+        // as a broker it may be fenced.
+        tokio::time::sleep_until(began + PROBE_PAUSE).await;
     }
 }
 
