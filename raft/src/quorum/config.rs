@@ -35,7 +35,8 @@ pub struct MetadataConfig {
     pub transport: Arc<dyn Transport>,
     /// Where the peers' requests come in: the caller hands it what its sockets receive.
     pub peers: PeerService,
-    /// About how long after its active controller fell silent a quorum has another (`controller.quorum.election.timeout.ms`).
+    /// How long voters hold to a silent active controller, before their election timeout of half to the whole of it
+    /// (`controller.quorum.election.timeout.ms`).
     pub election_timeout: Duration,
     /// Whether partitions lie on this node. Then there was metadata that says whose they are, and this node finds it again or
     /// does not start: it founds no cluster.

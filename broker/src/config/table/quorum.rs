@@ -20,7 +20,7 @@ pub(super) const KEYS: &[Key] = &[
     key("controller.quorum.election.backoff.max.ms", Int, Is("1000"), AtLeast(0), ReadOnly, Known,
         "Longest pause between elections."),
     key("controller.quorum.election.timeout.ms", Int, Is("1000"), AtLeast(0), ReadOnly, Used,
-        "About how long after the active controller fell silent the voters have another."),
+        "How long voters hold to an active controller that fell silent, before they stand for election after half to the whole of this time again. One whose process has ended is replaced at once."),
     key("controller.quorum.fetch.max.bytes", Int, Is("1048576"), AtLeast(1), ReadOnly, Known,
         "Largest answer to a fetch of the metadata log."),
     key("controller.quorum.fetch.snapshot.max.bytes", Int, Is("1048576"), AtLeast(1), ReadOnly, Known,
