@@ -64,12 +64,13 @@ impl Reader {
         self.length(|frame| frame.try_get_i32().ok().map(i64::from))
     }
 
+    /// A copy: a slice would keep the frame, records and all, for as long as the answer that names the topic waits.
     fn string(&mut self) -> Result<Option<StrBytes>, Close> {
         let Some(length) = self.length_16()? else { return Ok(None) };
         let text = self.take(length)?;
-        StrBytes::from_utf8(text)
-            .map(Some)
-            .map_err(|_| Close::new("malformed produce request: a string that is not UTF-8"))
+        let text = std::str::from_utf8(&text)
+            .map_err(|_| Close::new("malformed produce request: a string that is not UTF-8"))?;
+        Ok(Some(StrBytes::from_string(text.to_owned())))
     }
 
     fn array_length(&mut self) -> Result<usize, Close> {
@@ -131,4 +132,30 @@ pub fn decode(body: Bytes, version: i16) -> Result<ProduceRequest, Close> {
     reader.skip_tagged_fields()?;
     // COMPAT: bytes after the end are ignored, as in every other request (see guard.rs).
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::protocol::Encodable;
+
+    #[test]
+    fn who_waits_for_an_answer_keeps_nothing_of_the_frame() {
+        let partition = PartitionProduceData::default().with_records(Some(Bytes::from(vec![7; 100_000])));
+        let topic = TopicProduceData::default()
+            .with_name(TopicName(StrBytes::from_static_str("orders")))
+            .with_partition_data(vec![partition]);
+        let request = ProduceRequest::default().with_acks(-1).with_topic_data(vec![topic]);
+        for version in 3..=12 {
+            let mut frame = bytes::BytesMut::new();
+            request.encode(&mut frame, version).unwrap();
+            let frame = frame.freeze();
+            let mut decoded = decode(frame.clone(), version).unwrap();
+            let name = decoded.topic_data[0].name.clone();
+            assert!(!frame.is_unique(), "the records are a slice of it");
+            decoded.topic_data.clear();
+            assert_eq!(name.as_str(), "orders");
+            assert!(frame.is_unique(), "version {version}: the topic's name holds it");
+        }
+    }
 }
