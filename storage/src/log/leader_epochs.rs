@@ -1,12 +1,14 @@
 //! `leader-epoch-checkpoint`: where in the log each leader epoch begins. With it followers find where they and a new
 //! leader part (KIP-101, KIP-279). Format (Kafka's): a line `0`, a line with the number of entries, lines `<epoch> <start offset>`.
 //!
-//! Kept in memory; the file is written with the next sync of the log, not at once: an epoch that has records is found
-//! again from their batches when the log is recovered, and one without records has told nobody anything.
+//! Kept in memory; the file is written when the recovery point moves, or at a clean end: an epoch with records past the
+//! recovery point is found again from their batches, and one without records has told nobody anything, so it is not written
+//! at all. A change of leaders alone costs no write.
 //! Epochs and start offsets both strictly grow along the entries.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ottla_batch::{LeaderEpoch, Offset};
 use parking_lot::Mutex;
@@ -31,10 +33,6 @@ pub(crate) struct LeaderEpochs {
 }
 
 impl LeaderEpochs {
-    pub(crate) fn version(&self) -> u64 {
-        self.version
-    }
-
     pub(crate) fn latest(&self) -> Option<LeaderEpoch> {
         self.entries.last().map(|last| last.epoch)
     }
@@ -104,10 +102,15 @@ impl LeaderEpochs {
         next.checked_sub(1).map(|index| self.entries[index].epoch)
     }
 
-    pub(crate) fn encode(&self) -> String {
+    /// The epochs that have records in a log that ends at `end_offset`.
+    fn with_records(&self, end_offset: Offset) -> &[EpochEntry] {
+        &self.entries[..self.entries.partition_point(|entry| entry.start_offset < end_offset)]
+    }
+
+    fn encode(entries: &[EpochEntry]) -> String {
         use std::fmt::Write;
-        let mut text = format!("0\n{}\n", self.entries.len());
-        for entry in &self.entries {
+        let mut text = format!("0\n{}\n", entries.len());
+        for entry in entries {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "{} {}", entry.epoch, entry.start_offset);
         }
@@ -159,26 +162,53 @@ impl LeaderEpochs {
 pub(crate) struct EpochFile {
     disk: Disk,
     path: PathBuf,
-    /// Version of the entries in the file.
-    written: Mutex<u64>,
+    written: Mutex<Written>,
+}
+
+/// What the file holds.
+struct Written {
+    version: u64,
+    entries: Vec<EpochEntry>,
+}
+
+/// A content for the file; see [`EpochFile::write`].
+pub(crate) struct EpochWrite {
+    file: Arc<EpochFile>,
+    version: u64,
+    entries: Vec<EpochEntry>,
 }
 
 impl EpochFile {
-    /// `version` is what the file holds.
-    pub(crate) fn new(disk: Disk, dir: &Path, version: u64) -> EpochFile {
-        EpochFile { disk, path: dir.join(FILE_NAME), written: Mutex::new(version) }
+    /// `epochs` is what the file holds.
+    pub(crate) fn new(disk: Disk, dir: &Path, epochs: &LeaderEpochs) -> EpochFile {
+        let written = Written { version: epochs.version, entries: epochs.entries.clone() };
+        EpochFile { disk, path: dir.join(FILE_NAME), written: Mutex::new(written) }
     }
 
-    pub(crate) fn is_behind(&self, version: u64) -> bool {
-        *self.written.lock() < version
+    /// What has to be written so that the next open of a log that ends at `end_offset` finds its epochs, if anything.
+    pub(crate) fn write_for(
+        self: &Arc<EpochFile>,
+        epochs: &LeaderEpochs,
+        end_offset: Offset,
+    ) -> Option<EpochWrite> {
+        let written = self.written.lock();
+        let entries = epochs.with_records(end_offset);
+        let kept = written.entries.partition_point(|entry| entry.start_offset < end_offset);
+        (written.version < epochs.version && written.entries[..kept] != *entries).then(|| EpochWrite {
+            file: Arc::clone(self),
+            version: epochs.version,
+            entries: entries.to_vec(),
+        })
     }
+}
 
+impl EpochWrite {
     /// Writers may come in any order: the newest content wins.
-    pub(crate) fn write(&self, version: u64, content: &str) -> io::Result<()> {
-        let mut written = self.written.lock();
-        if *written < version {
-            self.disk.write_durably(&self.path, content.as_bytes())?;
-            *written = version;
+    pub(crate) fn run(&self) -> io::Result<()> {
+        let mut written = self.file.written.lock();
+        if written.version < self.version {
+            self.file.disk.write_durably(&self.file.path, LeaderEpochs::encode(&self.entries).as_bytes())?;
+            *written = Written { version: self.version, entries: self.entries.clone() };
         }
         Ok(())
     }
@@ -203,7 +233,8 @@ mod tests {
     #[test]
     fn golden() {
         let text = "0\n2\n1 0\n4 120\n";
-        assert_eq!(epochs(&[(1, 0), (4, 120)]).encode(), text);
+        assert_eq!(LeaderEpochs::encode(epochs(&[(1, 0), (4, 120)]).with_records(Offset(121))), text);
+        assert_eq!(LeaderEpochs::encode(epochs(&[(1, 0), (4, 120)]).with_records(Offset(120))), "0\n1\n1 0\n");
         assert_eq!(pairs(&LeaderEpochs::decode(text).unwrap()), [(1, 0), (4, 120)]);
         for wrong in ["", "1\n0\n", "0\n1\n", "0\n2\n4 0\n1 120\n", "0\n1\n1 x\n", "0\n1\n1\n"] {
             assert!(LeaderEpochs::decode(wrong).is_none(), "{wrong:?}");
@@ -242,12 +273,12 @@ mod tests {
         let mut epochs = epochs(&[(2, 10), (4, 20), (7, 40)]);
         epochs.truncate_from_end(Offset(40));
         assert_eq!(pairs(&epochs), [(2, 10), (4, 20)]);
-        let version = epochs.version();
+        let version = epochs.version;
         epochs.truncate_from_end(Offset(21));
         epochs.truncate_from_start(Offset(5));
-        assert_eq!(epochs.version(), version, "nothing changed, nothing to write");
+        assert_eq!(epochs.version, version, "nothing changed, nothing to write");
         epochs.truncate_from_start(Offset(25));
         assert_eq!(pairs(&epochs), [(4, 25)]);
-        assert!(epochs.version() > version);
+        assert!(epochs.version > version);
     }
 }

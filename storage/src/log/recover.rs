@@ -55,7 +55,7 @@ impl Log {
             log_start_offset: live.log_start_offset(),
             end_offset: Offset(0),
             synced_end_offset: Offset(0),
-            epoch_file: Arc::new(EpochFile::new(disk.clone(), &dir, epochs.version())),
+            epoch_file: Arc::new(EpochFile::new(disk.clone(), &dir, &epochs)),
             epochs,
             producers: ProducerState::default(),
             snapshots: found.snapshots,
@@ -121,7 +121,6 @@ impl Log {
     fn recover(&mut self, last_shutdown: LastShutdown, now: TimestampMs) -> Result<(), OpenError> {
         let recovery_point = self.live.recovery_point();
         let aborts_lost_from = self.check_transaction_indexes()?;
-        let is_created = self.names_version > 0;
         let is_recovered = match last_shutdown {
             LastShutdown::Clean => match self.find_end() {
                 Ok(()) => false,
@@ -169,13 +168,16 @@ impl Log {
             self.roll(self.end_offset, now).map_err(|error| self.open_error(error))?;
         }
         self.synced_end_offset = self.end_offset;
+        if is_recovered || self.end_offset == Offset(0) {
+            // The next sync has to see to the names: those that a killed process removed may come back with the power, and
+            // the end of a process does not make those of an empty log durable.
+            self.names_version += 1;
+        }
         // Also without changes: a killed process may have left in the page cache what was never synced, a truncation too.
-        // (A log that was just created has nothing to sync.)
-        if (is_recovered || aborts_lost_from.is_some()) && (self.end_offset > Offset(0) || !is_created) {
+        // An empty log waits for its first batches: it claims to hold nothing, and what a truncation took comes back at worst.
+        if (is_recovered || aborts_lost_from.is_some()) && self.end_offset > Offset(0) {
             self.active_mut().unsynced = true;
-            if self.end_offset > Offset(0) {
-                self.write_snapshot(self.end_offset);
-            }
+            self.write_snapshot(self.end_offset);
             self.sync_all()
                 .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
         }

@@ -1,7 +1,7 @@
 //! Making appended batches durable, and with them, now and then, the indexes.
 //!
-//! The usual sync is one fdatasync of the active log file. Sealed segments bring their indexes, a new file name its
-//! directory, a new leader epoch its checkpoint. Every `CHECKPOINT_BYTES` of log the active indexes are written and synced
+//! The usual sync is one fdatasync of the active log file. Sealed segments bring their indexes and the leader epochs, a new
+//! file name its directory. Every `CHECKPOINT_BYTES` of log the active indexes are written and synced
 //! too, and only then the recovery point follows: what recovery reads after a crash is bounded by that, and what lies
 //! before it needs no check.
 //!
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use ottla_batch::Offset;
 
-use super::leader_epochs::EpochFile;
+use super::leader_epochs::EpochWrite;
 use super::segment::{SNAPSHOT_SUFFIX, SegmentFiles, file_name};
 use super::{ChangeError, Latch, Log};
 use crate::disk::{Disk, FileHandle};
@@ -52,7 +52,7 @@ pub struct SyncWork {
     indexes: Indexes,
     snapshots: Vec<PathBuf>,
     dir: Option<PathBuf>,
-    epochs: Option<(Arc<EpochFile>, u64, String)>,
+    epochs: Option<EpochWrite>,
     synced: Synced,
 }
 
@@ -80,11 +80,8 @@ impl Log {
                 tracing::warn!(dir = %self.dir.display(), %error, "time index");
             }
         }
-        let version = self.epochs.version();
-        let epochs = self
-            .epoch_file
-            .is_behind(version)
-            .then(|| (Arc::clone(&self.epoch_file), version, self.epochs.encode()));
+        // Recovery finds the epochs after the recovery point in the batches.
+        let epochs = recovery_point.and_then(|_| self.epoch_file.write_for(&self.epochs, self.end_offset));
         let snapshot_path = |offset: &Offset| self.dir.join(file_name(*offset, SNAPSHOT_SUFFIX));
         SyncWork {
             disk: self.disk.clone(),
@@ -165,7 +162,7 @@ impl Log {
             || self.segments.iter().any(|segment| segment.unsynced)
             // A log that never held anything has no names to lose.
             || (self.end_offset > Offset(0) && self.names_synced < self.names_version)
-            || self.epoch_file.is_behind(self.epochs.version());
+            || self.epoch_file.write_for(&self.epochs, self.end_offset).is_some();
         if is_behind {
             self.sync_all()?;
         }
@@ -242,8 +239,8 @@ impl SyncWork {
         for path in &self.snapshots {
             sync_file(&self.disk.handle(path))?;
         }
-        if let Some((file, version, content)) = &self.epochs {
-            match file.write(*version, content) {
+        if let Some(epochs) = &self.epochs {
+            match epochs.run() {
                 Ok(()) => {}
                 // Until it is written, recovery has to find the epochs in the batches.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {

@@ -63,6 +63,9 @@ struct Model {
     batches: Vec<Written>,
     /// What the log was before each truncation since the last sync: a crash may bring it back.
     ghosts: Vec<Vec<Written>>,
+    /// Recovery syncs what it found; that a log is empty it does not. What a truncation took may come back until batches
+    /// are synced.
+    found_empty: bool,
     synced: i64,
     next_value: u64,
     epoch: i32,
@@ -87,6 +90,7 @@ impl Model {
             t: TestLog::new(config),
             batches: Vec::new(),
             ghosts: Vec::new(),
+            found_empty: false,
             synced: 0,
             next_value: 0,
             epoch: 0,
@@ -125,7 +129,8 @@ impl Model {
 
     fn on_synced(&mut self) {
         self.synced = self.t.log.synced_end_offset().0;
-        if self.synced == end(&self.batches) {
+        self.found_empty &= self.synced == 0;
+        if self.synced == end(&self.batches) && !self.found_empty {
             self.ghosts.clear();
         }
     }
@@ -211,8 +216,9 @@ impl Model {
                 self.t.simulated.set_capacity(None);
                 self.t.simulated.kill();
                 self.t.reopen(LastShutdown::Unclean);
-                self.ghosts.clear();
-                self.synced = end(&self.batches);
+                self.found_empty = self.batches.is_empty();
+                self.on_synced();
+                assert_eq!(self.synced, end(&self.batches));
             }
             Op::CleanRestart => {
                 self.t.simulated.set_capacity(None);

@@ -269,3 +269,27 @@ fn an_idle_log_keeps_no_file_open() {
     assert_eq!(t.disk.open_files(), 0);
     t.append(&batch(1)).unwrap();
 }
+
+#[test]
+fn a_change_of_leaders_and_a_log_without_batches_cost_no_disk() {
+    let mut t = TestLog::new(small_config());
+    let before = t.simulated.operations();
+    t.log.assign_epoch(LeaderEpoch(3), Offset(0)).unwrap();
+    t.log.close().unwrap();
+    t.reopen(LastShutdown::Unclean);
+    t.log.assign_epoch(LeaderEpoch(4), Offset(0)).unwrap();
+    // The test syncs the name of the log directory when it opens it.
+    assert_eq!(t.simulated.operations(), before + 1, "empty: nothing is written, at the end or by recovery");
+
+    t.append_in(&batch(2), LeaderEpoch(4)).unwrap();
+    t.log.close().unwrap();
+    t.checkpoints.write().unwrap();
+    t.reopen(LastShutdown::Clean);
+    let before = t.simulated.operations();
+    t.log.assign_epoch(LeaderEpoch(5), Offset(2)).unwrap();
+    t.log.close().unwrap();
+    assert_eq!(t.simulated.operations(), before, "an epoch without batches is not written");
+    t.reopen(LastShutdown::Clean);
+    assert_eq!(t.log.latest_epoch(), Some(LeaderEpoch(4)));
+    assert_eq!(t.log.epoch_for_offset(Offset(1)), Some(LeaderEpoch(4)));
+}
