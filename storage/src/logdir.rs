@@ -178,6 +178,22 @@ impl LogDir {
         self.path.join(format!("{topic}-{partition}"))
     }
 
+    /// Makes the directories that are missing, and their names durable at once. [`LogDir::open_log`] would do it one by one.
+    pub fn create_partitions<'a>(
+        &self,
+        partitions: impl IntoIterator<Item = (&'a str, i32)>,
+    ) -> io::Result<()> {
+        let mut is_changed = false;
+        for (topic, partition) in partitions {
+            let path = self.partition_path(topic, partition);
+            if !self.disk.exists(&path)? {
+                self.disk.create_dir_all(&path)?;
+                is_changed = true;
+            }
+        }
+        if is_changed { self.disk.sync_dir(&self.path) } else { Ok(()) }
+    }
+
     /// Opens the log of a partition, creating it when it is not there.
     pub fn open_log(
         &self,

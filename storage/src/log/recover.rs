@@ -173,8 +173,8 @@ impl Log {
             // the end of a process does not make those of an empty log durable.
             self.names_version += 1;
         }
-        // Also without changes: a killed process may have left in the page cache what was never synced, a truncation too.
-        // An empty log waits for its first batches: it claims to hold nothing, and what a truncation took comes back at worst.
+        // Also without changes: a killed process may have left in the page cache what was never synced.
+        // (An empty log has nothing to sync: a truncation is durable when it returns.)
         if (is_recovered || aborts_lost_from.is_some()) && self.end_offset > Offset(0) {
             self.active_mut().unsynced = true;
             self.write_snapshot(self.end_offset);
@@ -289,6 +289,11 @@ impl Log {
                 }
                 self.names_version += 1;
             }
+        }
+        if self.end_offset > Offset(0) {
+            // Nothing says what of it the last process synced. The segment before may have been cut, and the log rolled then:
+            // its end would come back and take the offsets of what follows.
+            self.segments[first.saturating_sub(1)..].iter_mut().for_each(|segment| segment.unsynced = true);
         }
         let active = self.active_mut();
         active.load_first_timestamp()?;

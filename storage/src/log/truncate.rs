@@ -1,7 +1,7 @@
 //! Cutting the log at its end: a follower that diverged from its leader, or an append that could not be finished.
 //!
 //! The danger is the recovery point: what lies before it is believed after a crash without a check. So it is lowered,
-//! durably, before anything is cut; new batches may then take the place of the old ones.
+//! durably, before anything is cut; and the cut is durable before new batches take the place of the old ones.
 
 use std::io;
 use std::path::Path;
@@ -34,7 +34,7 @@ impl Log {
             .map_or(end_offset, |batch| end_offset.min(batch.header.base_offset));
         tracing::info!(dir = %self.dir.display(), from = %self.end_offset, to = %end_offset, "truncating");
         self.lower_recovery_point(end_offset)?;
-        self.truncate_end(end_offset).inspect_err(|error| {
+        self.truncate_end(end_offset).and_then(|()| self.sync_cut()).inspect_err(|error| {
             self.latch.set(format!("truncation failed half way: {error}"));
         })
     }
@@ -44,7 +44,7 @@ impl Log {
         self.latch.check()?;
         tracing::info!(dir = %self.dir.display(), from = %self.end_offset, to = %offset, "starting anew");
         self.lower_recovery_point(Offset(0))?;
-        self.restart_at(offset).inspect_err(|error| {
+        self.restart_at(offset).and_then(|()| self.sync_cut()).inspect_err(|error| {
             self.latch.set(format!("truncation failed half way: {error}"));
         })
     }
@@ -119,6 +119,16 @@ impl Log {
         self.cleaner_offset = self.cleaner_offset.map(|offset| offset.min(end_offset));
         self.remove_snapshots(|offset| offset > end_offset).map_err(|error| self.change_error(error))?;
         self.load_producers(end_offset, None)?;
+        Ok(())
+    }
+
+    /// ORDER: before anything is appended. A crash could mix what was cut with what took its place, in a row of batches that no
+    /// leader ever had and whose epochs fit the leader's.
+    fn sync_cut(&mut self) -> Result<(), ChangeError> {
+        let active = &self.active().files.log;
+        let synced = active.open().and_then(|file| file.sync_data()).and_then(|()| self.disk.sync_dir(&self.dir));
+        synced.map_err(|error| self.change_error(error))?;
+        self.names_synced = self.names_version;
         Ok(())
     }
 

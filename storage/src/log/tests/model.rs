@@ -61,11 +61,6 @@ struct Written {
 struct Model {
     t: TestLog,
     batches: Vec<Written>,
-    /// What the log was before each truncation since the last sync: a crash may bring it back.
-    ghosts: Vec<Vec<Written>>,
-    /// Recovery syncs what it found; that a log is empty it does not. What a truncation took may come back until batches
-    /// are synced.
-    found_empty: bool,
     synced: i64,
     next_value: u64,
     epoch: i32,
@@ -89,8 +84,6 @@ impl Model {
         Model {
             t: TestLog::new(config),
             batches: Vec::new(),
-            ghosts: Vec::new(),
-            found_empty: false,
             synced: 0,
             next_value: 0,
             epoch: 0,
@@ -129,10 +122,6 @@ impl Model {
 
     fn on_synced(&mut self) {
         self.synced = self.t.log.synced_end_offset().0;
-        self.found_empty &= self.synced == 0;
-        if self.synced == end(&self.batches) && !self.found_empty {
-            self.ghosts.clear();
-        }
     }
 
     fn contents(&self) -> Vec<(i64, u64)> {
@@ -163,18 +152,10 @@ impl Model {
         let found_end = found.last().map_or(0, |last| last.0 + 1);
         assert_eq!(self.t.log.end_offset().0, found_end);
         assert!(found_end >= self.synced, "{found_end} of {} synced", self.synced);
-        let survivor = std::iter::once(&self.batches)
-            .chain(&self.ghosts)
-            .find(|version| values(version).starts_with(&found))
-            .unwrap_or_else(|| panic!("{found:?} was never the log"));
-        let survivor: Vec<_> = survivor.iter().filter(|batch| batch.base < found_end).cloned().collect();
+        assert!(values(&self.batches).starts_with(&found), "{found:?} was never the log");
+        let survivor: Vec<_> = self.batches.iter().filter(|batch| batch.base < found_end).cloned().collect();
         assert_eq!(end(&survivor), found_end, "batches are whole or gone");
-        let synced = |batches: &[Written]| {
-            values(batches).into_iter().filter(|v| v.0 < self.synced).collect::<Vec<_>>()
-        };
-        assert_eq!(synced(&survivor), synced(&self.batches));
         self.batches = survivor;
-        self.ghosts.clear();
         self.synced = found_end;
         self.epoch += 1;
     }
@@ -203,7 +184,6 @@ impl Model {
                 let to = self.batches.get(index).map_or(end(&self.batches), |batch| batch.base);
                 self.t.simulated.set_capacity(None);
                 self.t.log.truncate_to(Offset(to)).unwrap();
-                self.ghosts.push(self.batches.clone());
                 self.batches.truncate(index);
                 self.synced = self.synced.min(to);
                 self.epoch += 1;
@@ -216,7 +196,6 @@ impl Model {
                 self.t.simulated.set_capacity(None);
                 self.t.simulated.kill();
                 self.t.reopen(LastShutdown::Unclean);
-                self.found_empty = self.batches.is_empty();
                 self.on_synced();
                 assert_eq!(self.synced, end(&self.batches));
             }
@@ -225,8 +204,8 @@ impl Model {
                 self.t.log.close().unwrap();
                 self.t.checkpoints.write().unwrap();
                 self.t.reopen(LastShutdown::Clean);
-                self.ghosts.clear();
-                self.synced = end(&self.batches);
+                self.on_synced();
+                assert_eq!(self.synced, end(&self.batches));
             }
             Op::Release => drop(self.t.log.release_idle()),
             Op::Capacity { left } => {
@@ -268,4 +247,24 @@ fn the_model_notices_lost_batches() {
     model.t.sync();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.crash(1)));
     assert!(caught.is_err());
+}
+
+/// What was truncated is in the file of a segment that no batch after the recovery point is in.
+#[test]
+fn recovery_syncs_a_truncation_that_the_log_rolled_after() {
+    for seed in 0..50 {
+        let mut model = Model::new();
+        for size in [400; 4] {
+            model.append(1, size);
+        }
+        model.apply(&Op::CleanRestart);
+        model.append(2, 50);
+        model.apply(&Op::Sync);
+        // The last batch goes, and what comes instead begins a segment.
+        model.apply(&Op::Truncate { percent: 80 });
+        model.append(3, 200);
+        assert_eq!(model.t.log.segments_count(), 2);
+        model.apply(&Op::Kill);
+        model.apply(&Op::Crash { seed });
+    }
 }
