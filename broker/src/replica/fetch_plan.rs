@@ -23,8 +23,6 @@ struct Planned {
     leader_epoch: LeaderEpoch,
     /// Whether the leader's session has it.
     is_in_session: bool,
-    /// Whether it is in `to_name`.
-    is_to_name: bool,
     /// Number of the request that named it; answers to earlier ones do not count. `None` until it is named.
     named_by: Option<u64>,
     retry_at: Option<Instant>,
@@ -47,8 +45,9 @@ pub struct FetchPlan {
     session_id: i32,
     session_epoch: i32,
     partitions: HashMap<Key, Planned>,
-    to_name: Vec<Key>,
-    to_forget: Vec<Key>,
+    /// Sets, and in an order of their own: thousands of partitions come and go when a leader dies.
+    to_name: BTreeSet<Key>,
+    to_forget: BTreeSet<Key>,
     retries: BTreeSet<(Instant, Key)>,
     /// Those that lack something that is committed, or may.
     behind: BTreeSet<Key>,
@@ -63,7 +62,6 @@ impl FetchPlan {
         let planned = self.partitions.entry(key).or_insert(Planned {
             leader_epoch,
             is_in_session: false,
-            is_to_name: false,
             named_by: None,
             retry_at: None,
             failures: 0,
@@ -75,28 +73,18 @@ impl FetchPlan {
         if let Some(at) = planned.retry_at.take() {
             self.retries.remove(&(at, key));
         }
-        self.name(key);
+        self.to_name.insert(key);
     }
 
     pub fn leave(&mut self, key: Key) {
         let Some(planned) = self.partitions.remove(&key) else { return };
         self.behind.remove(&key);
-        if planned.is_to_name {
-            self.to_name.retain(|other| *other != key);
-        }
+        self.to_name.remove(&key);
         if let Some(at) = planned.retry_at {
             self.retries.remove(&(at, key));
         }
         if planned.is_in_session {
-            self.to_forget.push(key);
-        }
-    }
-
-    fn name(&mut self, key: Key) {
-        if let Some(planned) = self.partitions.get_mut(&key)
-            && !std::mem::replace(&mut planned.is_to_name, true)
-        {
-            self.to_name.push(key);
+            self.to_forget.insert(key);
         }
     }
 
@@ -120,8 +108,8 @@ impl FetchPlan {
             self.retries.remove(&(at, key));
             if let Some(planned) = self.partitions.get_mut(&key) {
                 planned.retry_at = None;
+                self.to_name.insert(key);
             }
-            self.name(key);
         }
     }
 
@@ -129,13 +117,7 @@ impl FetchPlan {
     pub fn take_to_name(&mut self, now: Instant) -> Vec<(Key, LeaderEpoch)> {
         self.wake_retries(now);
         let keys = std::mem::take(&mut self.to_name);
-        keys.into_iter()
-            .filter_map(|key| {
-                let planned = self.partitions.get_mut(&key)?;
-                planned.is_to_name = false;
-                Some((key, planned.leader_epoch))
-            })
-            .collect()
+        keys.into_iter().filter_map(|key| Some((key, self.partitions.get(&key)?.leader_epoch))).collect()
     }
 
     /// The request that names `named` is sent.
@@ -148,7 +130,7 @@ impl FetchPlan {
                 planned.named_by = Some(number);
             }
             // Forgotten and taken up again since the last request: the new word counts.
-            self.to_forget.retain(|forgotten| forgotten != key);
+            self.to_forget.remove(key);
         }
         let session_epoch = self.session_epoch;
         self.session_epoch = if session_epoch == i32::MAX { 1 } else { session_epoch + 1 };
@@ -156,7 +138,7 @@ impl FetchPlan {
             number,
             session_id: self.session_id,
             session_epoch,
-            forgotten: std::mem::take(&mut self.to_forget),
+            forgotten: std::mem::take(&mut self.to_forget).into_iter().collect(),
         }
     }
 
@@ -178,17 +160,13 @@ impl FetchPlan {
         (self.session_id, self.session_epoch) = (0, 0);
         self.session_since = self.next_number;
         self.to_forget.clear();
-        let mut keys: Vec<Key> = Vec::new();
         for (key, planned) in &mut self.partitions {
             planned.is_in_session = false;
             planned.named_by = None;
             if planned.retry_at.is_none() {
-                keys.push(*key);
+                self.to_name.insert(*key);
             }
         }
-        // The order of a map is no order.
-        keys.sort_unstable();
-        keys.into_iter().for_each(|key| self.name(key));
     }
 
     /// Whether the answer to request `number` belongs to the session that there is now.
@@ -206,8 +184,8 @@ impl FetchPlan {
     pub fn on_moved(&mut self, key: Key) {
         if let Some(planned) = self.partitions.get_mut(&key) {
             planned.failures = 0;
+            self.to_name.insert(key);
         }
-        self.name(key);
     }
 
     /// Whether it lacks something that the leader said is committed.
@@ -251,11 +229,9 @@ impl FetchPlan {
         planned.retry_at = Some(at);
         self.retries.insert((at, key));
         if std::mem::take(&mut planned.is_in_session) {
-            self.to_forget.push(key);
+            self.to_forget.insert(key);
         }
-        if std::mem::take(&mut planned.is_to_name) {
-            self.to_name.retain(|other| *other != key);
-        }
+        self.to_name.remove(&key);
     }
 }
 
