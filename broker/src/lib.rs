@@ -24,6 +24,7 @@ pub mod group;
 pub mod metrics;
 pub mod net;
 pub mod node;
+mod open_files;
 pub mod registration;
 pub mod replica;
 pub mod threads;

@@ -31,6 +31,7 @@ use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::{self, Metrics};
 use crate::net::peers::Peers;
 use crate::net::{self, BindError, Purpose, Server};
+use crate::open_files::{OpenFiles, TooFewOpenFiles};
 use crate::registration::{NOT_REGISTERED, Registration, RegistrationError};
 use crate::replica::links::Sockets;
 use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
@@ -48,6 +49,8 @@ pub struct Broker {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error(transparent)]
+    OpenFiles(#[from] TooFewOpenFiles),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("ottla.metrics.listener: cannot listen on {address}: {source}")]
@@ -92,33 +95,37 @@ pub struct Environment {
     pub disk: Disk,
     /// `None`: the metadata's own store, below `metadata.log.dir` on the real disk.
     pub metadata_store: Option<Arc<MemoryStore>>,
+    /// How many connections of clients the machine can take, whatever the configuration allows.
+    pub client_connections_max: usize,
     /// Must see to it that nothing is done in this node's name any more.
     pub on_fatal: OnFatal,
 }
 
 impl Environment {
     /// This machine.
-    pub fn real() -> Environment {
-        Environment {
-            disk: Disk::real(),
+    pub fn real() -> Result<Environment, TooFewOpenFiles> {
+        let open_files = OpenFiles::claim()?;
+        Ok(Environment {
+            disk: Disk::real_with(open_files.logs),
             metadata_store: None,
+            client_connections_max: open_files.clients,
             on_fatal: Arc::new(|fatal: Fatal| {
                 // Nothing may be acknowledged any more: no controlled shutdown, no clean marker.
                 tracing::error!("{fatal}");
                 std::process::exit(fatal.exit_code());
             }),
-        }
+        })
     }
 }
 
 /// Starts a node and returns when it serves clients. Needs a tokio runtime.
 pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
-    start_with(config, Environment::real()).await
+    start_with(config, Environment::real()?).await
 }
 
 /// As `start`, on whatever `environment` is.
 pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<Node, StartError> {
-    let Environment { disk, metadata_store, on_fatal } = environment;
+    let Environment { disk, metadata_store, client_connections_max, on_fatal } = environment;
     let begin = Instant::now();
     let config = Arc::new(config);
     let mut bound = Vec::new();
@@ -138,7 +145,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
 
     let metrics = Metrics::new();
     let peers = PeerService::new();
-    let server = Server::start(bound, config.clone(), metrics.clone(), peers.clone());
+    let server = Server::start(bound, config.clone(), metrics.clone(), peers.clone(), client_connections_max);
     let ready = Arc::new(AtomicBool::new(false));
     let metrics_address = http.as_ref().map(|(_, address)| *address);
     if let Some((socket, _)) = http {

@@ -12,9 +12,16 @@ use crate::config::DynamicConfig;
 /// `max.connections`: clients must not be able to cut a node off from its cluster.
 const PEER_LISTENER_CONNECTIONS_MAX: usize = 4096;
 
-#[derive(Default)]
 pub struct Census {
     counts: Mutex<Counts>,
+    /// What the process may open besides what it needs itself, whatever `max.connections` says.
+    clients_max: usize,
+}
+
+impl Census {
+    pub fn new(clients_max: usize) -> Arc<Census> {
+        Arc::new(Census { counts: Mutex::default(), clients_max })
+    }
 }
 
 #[derive(Default)]
@@ -49,6 +56,10 @@ impl Seat {
         address: IpAddr,
     ) -> Result<Seat, String> {
         let mut counts = census.counts.lock();
+        if counts.clients >= census.clients_max {
+            let open = census.clients_max;
+            return Err(format!("{open} connections are open, and no more files may be opened (ulimit -n)"));
+        }
         if counts.clients >= limits.connections_max {
             return Err(format!("max.connections ({}) is reached", limits.connections_max));
         }

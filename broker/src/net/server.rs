@@ -64,6 +64,7 @@ impl Server {
         config: Arc<NodeConfig>,
         metrics: Arc<Metrics>,
         peers: PeerService,
+        clients_max: usize,
     ) -> Server {
         let shared = Arc::new(Shared {
             config,
@@ -72,7 +73,7 @@ impl Server {
             broker: watch::Sender::new(None),
             phase: watch::Sender::new(Phase::Serving),
             clients: watch::Sender::new(0),
-            census: Arc::default(),
+            census: Census::new(clients_max),
         });
         let mut accepting = JoinSet::new();
         for listener in bound {

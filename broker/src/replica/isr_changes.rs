@@ -113,7 +113,7 @@ async fn propose(
             return asked.into_values().map(|(replica, _)| replica).collect();
         }
     };
-    let mut again = Vec::new();
+    let (mut again, mut refused) = (Vec::new(), Refused::default());
     for result in results {
         let Some((replica, partition_epoch)) = asked.remove(&(result.topic, result.partition)) else {
             continue;
@@ -123,8 +123,7 @@ async fn propose(
                 replica.on_isr_changed(state.leader_epoch, Membership::of(&state, local));
             }
             Err(error) => {
-                let (topic, partition) = (replica.topic(), replica.partition());
-                tracing::info!(%topic, partition, %error, "a proposed in-sync set was refused");
+                refused.note(&replica, &error);
                 match outcome(&error) {
                     None => again.push(replica),
                     Some(outcome) => replica.on_leader(|in_sync| {
@@ -134,7 +133,29 @@ async fn propose(
             }
         }
     }
+    refused.tell();
     again
+}
+
+/// One line for a request, not one for each of a thousand partitions whose follower shuts down.
+#[derive(Default)]
+struct Refused {
+    count: usize,
+    first: Option<(Arc<Replica>, String)>,
+}
+
+impl Refused {
+    fn note(&mut self, replica: &Arc<Replica>, error: &AlterPartitionError) {
+        tracing::debug!(topic = %replica.topic(), partition = replica.partition(), %error, "a proposed in-sync set was refused");
+        self.count += 1;
+        self.first.get_or_insert_with(|| (Arc::clone(replica), error.to_string()));
+    }
+
+    fn tell(self) {
+        let Some((replica, error)) = self.first else { return };
+        let (count, topic, partition) = (self.count, replica.topic(), replica.partition());
+        tracing::info!(count, %topic, partition, error, "proposed in-sync sets were refused; the first of them");
+    }
 }
 
 /// `None`: to be tried again as it is.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ use crate::threads;
 
 /// Below this many logs, opening them one after the other is faster than starting threads.
 const OPEN_IN_PARALLEL_FROM: usize = 8;
+/// Logs created at the same time in each directory. They wait for the file system's journal, which takes many at once.
+const CREATING_THREADS: usize = 8;
 
 /// What a manager is made of.
 pub struct ReplicaOptions {
@@ -519,7 +521,7 @@ impl ReplicaManager {
             }
         }
         self.directory.remove(&left);
-        let opened = self.open(wanted, &image);
+        let opened = self.open(wanted, is_first, &image);
         self.directory.change(opened.clone(), &[]);
         self.check_dirs_of(&opened);
         self.tell_leaders_of_brokers(&before, &image);
@@ -528,14 +530,25 @@ impl ReplicaManager {
         true
     }
 
-    fn open(&self, wanted: Vec<Wanted>, image: &Image) -> Vec<Arc<Replica>> {
+    fn open(&self, wanted: Vec<Wanted>, is_start: bool, image: &Image) -> Vec<Arc<Replica>> {
         if wanted.len() < OPEN_IN_PARALLEL_FROM {
             return wanted.iter().filter_map(|wanted| self.open_one(wanted, image)).collect();
         }
-        let threads_per_dir = self.config.dynamic().recovery_threads_per_data_dir.max(1);
+        let mut threads_per_dir = self.config.dynamic().recovery_threads_per_data_dir.max(1);
+        if !is_start {
+            threads_per_dir = threads_per_dir.max(CREATING_THREADS);
+        }
         let mut by_dir: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
         for wanted in wanted {
             by_dir.entry(wanted.dir).or_default().push(wanted);
+        }
+        for (dir, wanted) in &by_dir {
+            let log_dir = &self.dirs[*dir].log_dir;
+            let names = wanted.iter().map(|wanted| (&*wanted.topic, wanted.partition));
+            if let Err(error) = log_dir.create_partitions(names) {
+                // Opening each of them says which, and why.
+                tracing::warn!(path = %log_dir.path().display(), %error, "directories can't be created");
+            }
         }
         let opened = Mutex::new(Vec::new());
         let dirs = by_dir.len();
@@ -545,12 +558,9 @@ impl ReplicaManager {
         while !queues.is_empty() {
             queues.retain_mut(|queue| queue.next().map(|next| order.push(next)).is_some());
         }
-        let turn = AtomicUsize::new(0);
-        threads::together((threads_per_dir * dirs).min(order.len()), || {
-            while let Some(next) = order.get(turn.fetch_add(1, Ordering::Relaxed)) {
-                if let Some(replica) = self.open_one(next, image) {
-                    opened.lock().push(replica);
-                }
+        each_on_threads(&order, threads_per_dir * dirs, |next| {
+            if let Some(replica) = self.open_one(next, image) {
+                opened.lock().push(replica);
             }
         });
         opened.into_inner()
@@ -716,25 +726,37 @@ impl ReplicaManager {
             dir.syncs.stop();
         }
         let broker_epoch = self.broker_epoch().0;
-        let mut clean = vec![true; self.dirs.len()];
-        unclean.into_iter().for_each(|dir| clean[dir] = false);
-        for replica in self.replicas() {
+        let is_clean: Vec<_> = self.dirs.iter().map(|_| AtomicBool::new(true)).collect();
+        unclean.into_iter().for_each(|dir| is_clean[dir].store(false, Ordering::Relaxed));
+        let replicas = self.replicas();
+        let threads = self.config.dynamic().recovery_threads_per_data_dir.max(1) * self.dirs.len();
+        each_on_threads(&replicas, threads, |replica| {
             replica.resign();
             if let Err(error) = replica.state.lock().log.close() {
                 tracing::error!(topic = %replica.topic(), partition = replica.partition(), %error, "the log did not close well");
-                clean[replica.dir()] = false;
+                is_clean[replica.dir()].store(false, Ordering::Relaxed);
             }
-        }
+        });
         self.write_checkpoints();
         self.write_high_watermarks();
-        for (dir, clean) in self.dirs.iter().zip(clean) {
-            if clean && let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
+        for (dir, is_clean) in self.dirs.iter().zip(is_clean) {
+            if is_clean.into_inner() && let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
                 tracing::error!(path = %dir.log_dir.path().display(), %error, "no clean shutdown marker");
             }
             // Here and not when the last handle of the manager is dropped, which a task that ends later may hold.
             dir.log_dir.release();
         }
     }
+}
+
+/// Does `work` to each item, on at most so many threads at once.
+fn each_on_threads<T: Sync>(items: &[T], threads_max: usize, work: impl Fn(&T) + Sync) {
+    let turn = AtomicUsize::new(0);
+    threads::together(threads_max.min(items.len()), || {
+        while let Some(item) = items.get(turn.fetch_add(1, Ordering::Relaxed)) {
+            work(item);
+        }
+    });
 }
 
 /// The epoch of a broker that may be in sync.

@@ -234,6 +234,7 @@ impl Machine {
         Environment {
             disk: Disk::simulated(&self.disk),
             metadata_store: Some(self.store()),
+            client_connections_max: usize::MAX,
             on_fatal: Arc::new(move |fatal| {
                 tracing::error!(%host, %fatal, "stops itself");
                 // A real process has ended at this point: nothing of it may reach anybody or any disk.

@@ -96,7 +96,7 @@ pub(super) const KEYS: &[Key] = &[
     key("compression.zstd.level", Int, Is("3"), Between(-131072, 22), ClusterWide, Used,
         "Level when `compression.type` is zstd."),
     key("num.recovery.threads.per.data.dir", Int, Is("2"), AtLeast(1), ClusterWide, Used,
-        "Logs opened at the same time in each directory at start."),
+        "Logs opened at the same time in each directory at start, and closed at the same time at the end."),
     key("producer.id.expiration.ms", Int, Is("86400000"), AtLeast(1), ClusterWide, Used,
         "After how long without a write a producer's state is forgotten."),
     key("producer.id.expiration.check.interval.ms", Int, Is("600000"), AtLeast(1), ReadOnly, Used,
