@@ -321,12 +321,16 @@ def plot(ratios: list[tuple[str, float, bool]]) -> str:
     return "\n".join(out) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def measure(description: str, run_round, rounds_file: str) -> tuple[argparse.Namespace, dict[str, dict]] | None:
+    """Runs the rounds that the command line asks for and answers the medians by kind of broker; `run_round(kind, binary,
+    directory, scale, refill)` is one of them. None if there is nothing to compare: what one of them measured is printed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the full load")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "compare")
-    parser.add_argument("--only", choices=["kafka", "ottla"], help="one broker, no table: for work on it")
+    parser.add_argument("--only", choices=["kafka", "ottla"], help="one of them, no table: for work on it")
+    parser.add_argument("--shared-machine", action="store_true",
+                        help="leave memory to others: first uses of pages cost, and whoever writes first pays for them")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     binary = arguments.out / "load"
@@ -335,18 +339,27 @@ def main() -> None:
     rounds: dict[str, list] = {kind: [] for kind in kinds}
     directory = Path(tempfile.mkdtemp(prefix="ottla-compare-", dir=arguments.out))
     try:
-        with steady_memory(directory) as refill:
+        steady = contextlib.nullcontext(settle) if arguments.shared_machine else steady_memory(directory)
+        with steady as refill:
             for number in range(arguments.rounds):
                 for kind in kinds:
                     print(f"round {number + 1} of {arguments.rounds}: {kind}", file=sys.stderr, flush=True)
                     rounds[kind].append(run_round(kind, binary, directory, arguments.scale, refill))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    (arguments.out / "rounds.json").write_text(json.dumps(rounds, indent=1))
+    (arguments.out / rounds_file).write_text(json.dumps(rounds, indent=1))
+    medians = {kind: median_of(rounds[kind]) for kind in kinds}
     if arguments.only:
-        print(json.dumps(median_of(rounds[arguments.only]), indent=1))
+        print(json.dumps(medians[arguments.only], indent=1))
+        return None
+    return arguments, medians
+
+
+def main() -> None:
+    if not (measured := measure(__doc__, run_round, "rounds.json")):
         return
-    text, ratios = table(median_of(rounds["kafka"]), median_of(rounds["ottla"]))
+    arguments, medians = measured
+    text, ratios = table(medians["kafka"], medians["ottla"])
     (arguments.out / "table.md").write_text(text)
     (arguments.out / "plot.svg").write_text(plot(ratios))
     print(text)

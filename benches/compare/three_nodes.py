@@ -8,13 +8,8 @@ Kafka does not. Every node in its own network namespace where there can be one. 
 nodes. The rest is as in compare.py.
 """
 
-import argparse
-import contextlib
-import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +20,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "cluster"))
 sys.path.insert(0, str(HERE))
 
 from cluster import SHIPPED, Cluster  # noqa: E402
-from compare import KAFKA_JVM, KIB, cpu_s, load, median_of, memory_mb, settle, shown, steady_memory  # noqa: E402
+from compare import KAFKA_JVM, KIB, cpu_s, load, measure, memory_mb, settle, shown  # noqa: E402
 
 # Label, partitions, records at scale 1, bytes of a record.
 WORKLOADS = [("1 KiB, 1 partition", 1, 600_000, KIB), ("1 KiB, 6 partitions", 6, 600_000, KIB), ("100 B, 6 partitions", 6, 3_000_000, 100)]
@@ -94,34 +89,10 @@ def table(kafka: dict, ottla: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="how much of the full load")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "compare")
-    parser.add_argument("--only", choices=["kafka", "ottla"], help="one of them, no table: for work on it")
-    parser.add_argument("--shared-machine", action="store_true",
-                        help="leave memory to others: first uses of pages cost, and whoever writes first pays for them")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    binary = arguments.out / "load"
-    subprocess.run(["cc", "-O2", "-o", str(binary), str(HERE / "load.c"), "-lrdkafka", "-lpthread"], check=True)
-    kinds = [arguments.only] if arguments.only else ["kafka", "ottla"]
-    rounds: dict[str, list] = {kind: [] for kind in kinds}
-    directory = Path(tempfile.mkdtemp(prefix="ottla-compare-", dir=arguments.out))
-    try:
-        steady = contextlib.nullcontext(settle) if arguments.shared_machine else steady_memory(directory)
-        with steady as refill:
-            for number in range(arguments.rounds):
-                for kind in kinds:
-                    print(f"round {number + 1} of {arguments.rounds}: {kind}", file=sys.stderr, flush=True)
-                    rounds[kind].append(run_round(kind, binary, directory, arguments.scale, refill))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    (arguments.out / "cluster-rounds.json").write_text(json.dumps(rounds, indent=1))
-    if arguments.only:
-        print(json.dumps(median_of(rounds[arguments.only]), indent=1))
+    if not (measured := measure(__doc__, run_round, "cluster-rounds.json")):
         return
-    text = table(median_of(rounds["kafka"]), median_of(rounds["ottla"]))
+    arguments, medians = measured
+    text = table(medians["kafka"], medians["ottla"])
     (arguments.out / "cluster-table.md").write_text(text)
     print(text)
 
