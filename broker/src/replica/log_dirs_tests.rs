@@ -51,6 +51,7 @@ impl Machine {
         let environment = Environment {
             disk: Disk::simulated(&self.disk),
             metadata_store: Some(Arc::clone(&self.store)),
+            client_connections_max: usize::MAX,
             on_fatal: Arc::new(move |reason| *fatal.lock() = Some(reason)),
         };
         self.node = Some(node::start_with(NodeConfig::load(None, &overrides).unwrap(), environment).await?);

@@ -69,8 +69,7 @@ impl LeaderEpochs {
 
     /// What is known of the log up to `end_offset`.
     pub(crate) fn up_to(&self, end_offset: Offset) -> LeaderEpochs {
-        let known = self.entries.partition_point(|entry| entry.start_offset < end_offset);
-        LeaderEpochs { entries: self.entries[..known].to_vec(), version: 0 }
+        LeaderEpochs { entries: before(&self.entries, end_offset).to_vec(), version: self.version }
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Vec<EpochEntry>)) {
@@ -102,15 +101,10 @@ impl LeaderEpochs {
         next.checked_sub(1).map(|index| self.entries[index].epoch)
     }
 
-    /// The epochs that have records in a log that ends at `end_offset`.
-    fn with_records(&self, end_offset: Offset) -> &[EpochEntry] {
-        &self.entries[..self.entries.partition_point(|entry| entry.start_offset < end_offset)]
-    }
-
-    fn encode(entries: &[EpochEntry]) -> String {
+    pub(crate) fn encode(&self) -> String {
         use std::fmt::Write;
-        let mut text = format!("0\n{}\n", entries.len());
-        for entry in entries {
+        let mut text = format!("0\n{}\n", self.entries.len());
+        for entry in &self.entries {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "{} {}", entry.epoch, entry.start_offset);
         }
@@ -158,31 +152,29 @@ impl LeaderEpochs {
     }
 }
 
+/// Those that have records in a log that ends at `end_offset`.
+fn before(entries: &[EpochEntry], end_offset: Offset) -> &[EpochEntry] {
+    &entries[..entries.partition_point(|entry| entry.start_offset < end_offset)]
+}
+
 /// The file, written outside of the log's lock.
 pub(crate) struct EpochFile {
     disk: Disk,
     path: PathBuf,
-    written: Mutex<Written>,
+    /// What the file holds.
+    written: Mutex<LeaderEpochs>,
 }
 
-/// What the file holds.
-struct Written {
-    version: u64,
-    entries: Vec<EpochEntry>,
-}
-
-/// A content for the file; see [`EpochFile::write`].
+/// A content for the file.
 pub(crate) struct EpochWrite {
     file: Arc<EpochFile>,
-    version: u64,
-    entries: Vec<EpochEntry>,
+    epochs: LeaderEpochs,
 }
 
 impl EpochFile {
     /// `epochs` is what the file holds.
     pub(crate) fn new(disk: Disk, dir: &Path, epochs: &LeaderEpochs) -> EpochFile {
-        let written = Written { version: epochs.version, entries: epochs.entries.clone() };
-        EpochFile { disk, path: dir.join(FILE_NAME), written: Mutex::new(written) }
+        EpochFile { disk, path: dir.join(FILE_NAME), written: Mutex::new(epochs.up_to(Offset(i64::MAX))) }
     }
 
     /// What has to be written so that the next open of a log that ends at `end_offset` finds its epochs, if anything.
@@ -192,13 +184,9 @@ impl EpochFile {
         end_offset: Offset,
     ) -> Option<EpochWrite> {
         let written = self.written.lock();
-        let entries = epochs.with_records(end_offset);
-        let kept = written.entries.partition_point(|entry| entry.start_offset < end_offset);
-        (written.version < epochs.version && written.entries[..kept] != *entries).then(|| EpochWrite {
-            file: Arc::clone(self),
-            version: epochs.version,
-            entries: entries.to_vec(),
-        })
+        let is_behind = written.version < epochs.version
+            && before(&written.entries, end_offset) != before(&epochs.entries, end_offset);
+        is_behind.then(|| EpochWrite { file: Arc::clone(self), epochs: epochs.up_to(end_offset) })
     }
 }
 
@@ -206,9 +194,9 @@ impl EpochWrite {
     /// Writers may come in any order: the newest content wins.
     pub(crate) fn run(&self) -> io::Result<()> {
         let mut written = self.file.written.lock();
-        if written.version < self.version {
-            self.file.disk.write_durably(&self.file.path, LeaderEpochs::encode(&self.entries).as_bytes())?;
-            *written = Written { version: self.version, entries: self.entries.clone() };
+        if written.version < self.epochs.version {
+            self.file.disk.write_durably(&self.file.path, self.epochs.encode().as_bytes())?;
+            *written = self.epochs.up_to(Offset(i64::MAX));
         }
         Ok(())
     }
@@ -233,8 +221,8 @@ mod tests {
     #[test]
     fn golden() {
         let text = "0\n2\n1 0\n4 120\n";
-        assert_eq!(LeaderEpochs::encode(epochs(&[(1, 0), (4, 120)]).with_records(Offset(121))), text);
-        assert_eq!(LeaderEpochs::encode(epochs(&[(1, 0), (4, 120)]).with_records(Offset(120))), "0\n1\n1 0\n");
+        assert_eq!(epochs(&[(1, 0), (4, 120)]).up_to(Offset(121)).encode(), text);
+        assert_eq!(epochs(&[(1, 0), (4, 120)]).up_to(Offset(120)).encode(), "0\n1\n1 0\n");
         assert_eq!(pairs(&LeaderEpochs::decode(text).unwrap()), [(1, 0), (4, 120)]);
         for wrong in ["", "1\n0\n", "0\n1\n", "0\n2\n4 0\n1 120\n", "0\n1\n1 x\n", "0\n1\n1\n"] {
             assert!(LeaderEpochs::decode(wrong).is_none(), "{wrong:?}");
