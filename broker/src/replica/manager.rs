@@ -740,7 +740,9 @@ impl ReplicaManager {
         self.write_checkpoints();
         self.write_high_watermarks();
         for (dir, is_clean) in self.dirs.iter().zip(is_clean) {
-            if is_clean.into_inner() && let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch) {
+            if is_clean.into_inner()
+                && let Err(error) = dir.log_dir.write_clean_shutdown_marker(broker_epoch)
+            {
                 tracing::error!(path = %dir.log_dir.path().display(), %error, "no clean shutdown marker");
             }
             // Here and not when the last handle of the manager is dropped, which a task that ends later may hold.

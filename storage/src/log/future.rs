@@ -112,7 +112,8 @@ impl Log {
         }
         self.dir = to;
         self.latch = Arc::new(Latch { dir: self.dir.display().to_string(), reason: OnceLock::new() });
-        self.epoch_file = Arc::new(EpochFile::new(self.disk.clone(), &self.dir, self.epochs.version()));
+        self.epoch_file =
+            Arc::new(EpochFile::new(self.disk.clone(), &self.dir, &self.epochs.up_to(self.end_offset)));
         self.disk.sync_parent(&self.dir).map_err(|error| {
             self.take_offline("making the name of a moved log durable", &error);
             self.change_error(error)

@@ -184,17 +184,17 @@ impl EpochFile {
         end_offset: Offset,
     ) -> Option<EpochWrite> {
         let written = self.written.lock();
-        let is_behind = written.version < epochs.version
-            && before(&written.entries, end_offset) != before(&epochs.entries, end_offset);
+        let is_behind = before(&written.entries, end_offset) != before(&epochs.entries, end_offset);
         is_behind.then(|| EpochWrite { file: Arc::clone(self), epochs: epochs.up_to(end_offset) })
     }
 }
 
 impl EpochWrite {
-    /// Writers may come in any order: the newest content wins.
+    /// Writers may come in any order: the newest content wins; of one version that of the longer log, which has more of it.
     pub(crate) fn run(&self) -> io::Result<()> {
         let mut written = self.file.written.lock();
-        if written.version < self.epochs.version {
+        let age = |epochs: &LeaderEpochs| (epochs.version, epochs.entries.len());
+        if age(&written) < age(&self.epochs) {
             self.file.disk.write_durably(&self.file.path, self.epochs.encode().as_bytes())?;
             *written = self.epochs.up_to(Offset(i64::MAX));
         }

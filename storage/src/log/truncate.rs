@@ -126,7 +126,8 @@ impl Log {
     /// leader ever had and whose epochs fit the leader's.
     fn sync_cut(&mut self) -> Result<(), ChangeError> {
         let active = &self.active().files.log;
-        let synced = active.open().and_then(|file| file.sync_data()).and_then(|()| self.disk.sync_dir(&self.dir));
+        let synced =
+            active.open().and_then(|file| file.sync_data()).and_then(|()| self.disk.sync_dir(&self.dir));
         synced.map_err(|error| self.change_error(error))?;
         self.names_synced = self.names_version;
         Ok(())

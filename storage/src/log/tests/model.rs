@@ -81,13 +81,7 @@ fn values(batches: &[Written]) -> Vec<(i64, u64)> {
 impl Model {
     fn new() -> Model {
         let config = LogConfig { segment_bytes: 2500, index_interval_bytes: 200, ..LogConfig::default() };
-        Model {
-            t: TestLog::new(config),
-            batches: Vec::new(),
-            synced: 0,
-            next_value: 0,
-            epoch: 0,
-        }
+        Model { t: TestLog::new(config), batches: Vec::new(), synced: 0, next_value: 0, epoch: 0 }
     }
 
     fn append(&mut self, count: usize, size: usize) {

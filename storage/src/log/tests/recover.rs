@@ -293,3 +293,16 @@ fn a_change_of_leaders_and_a_log_without_batches_cost_no_disk() {
     assert_eq!(t.log.latest_epoch(), Some(LeaderEpoch(4)));
     assert_eq!(t.log.epoch_for_offset(Offset(1)), Some(LeaderEpoch(4)));
 }
+
+#[test]
+fn an_epoch_is_written_when_it_has_batches_however_often_the_file_was_written_before() {
+    let mut t = TestLog::new(small_config());
+    t.append_in(&batch(2), LeaderEpoch(4)).unwrap();
+    t.log.assign_epoch(LeaderEpoch(5), Offset(2)).unwrap();
+    t.log.sync_all().unwrap();
+    let written = |t: &TestLog| t.disk.read(&file("leader-epoch-checkpoint"), 100).unwrap();
+    assert_eq!(written(&t), b"0\n1\n4 0\n");
+    t.append_in(&batch(1), LeaderEpoch(5)).unwrap();
+    t.log.close().unwrap();
+    assert_eq!(written(&t), b"0\n2\n4 0\n5 2\n");
+}
