@@ -145,7 +145,7 @@ impl Replica {
             return Ok(0);
         }
         let batches = batches.select(first..first + count);
-        match state.log.append_as_follower(&batches, clock::now()) {
+        match state.log.append_copied(&batches, clock::now()) {
             Ok(_) => Ok(batches.size_in_bytes()),
             Err(error) => Err(error.into()),
         }

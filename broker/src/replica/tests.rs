@@ -16,6 +16,7 @@ use ottla_storage::logdir::LogDir;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::following::Fetched;
 use super::group_commit::SyncQueue;
 use super::in_sync::Membership;
 use super::partition::Queues;
@@ -171,6 +172,44 @@ fn produce_some(bench: &Bench, seed: u64) -> Option<Offset> {
         });
     }
     acked
+}
+
+#[test]
+fn a_follower_begins_in_the_middle_of_a_batch() {
+    // DeleteRecords may end within a batch; a new replica is sent that batch as a whole.
+    let leader = Bench::new(Durability::Fsync);
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for offset in 0..3 {
+        let record = Record {
+            offset: Offset(offset),
+            timestamp: TimestampMs(1),
+            key: None,
+            value: Some(Bytes::from_static(b"value")),
+            headers: Vec::new(),
+        };
+        builder.push_record(&record).unwrap();
+    }
+    let policy = settings(Durability::Fsync).append_policy(TimestampMs(1));
+    let batches = check_produced(builder.build().unwrap(), &policy).unwrap();
+    let request = AppendRequest {
+        batches: &batches,
+        origin: AppendOrigin::Client,
+        acks: RequiredAcks::Leader,
+        leader_epoch: EPOCH,
+    };
+    leader.replica.append(&request).unwrap();
+    leader.append(RequiredAcks::Leader).unwrap();
+    let records = leader.replica.read_local(Offset(0), 1 << 20).unwrap().read().unwrap();
+
+    let follower = Bench::idle_on(SimulatedDisk::new(), Durability::Memory);
+    let replica = &follower.replica;
+    replica.become_follower(Some(BrokerId(2)), EPOCH);
+    replica.on_out_of_range(EPOCH, Offset(2)).unwrap();
+    let fetched = Fetched { records, high_watermark: Offset(4), log_start: Offset(2) };
+    replica.append_as_follower(EPOCH, fetched, &AckWait::new()).unwrap();
+    let bounds = (replica.log_start_offset(), replica.high_watermark(), replica.end_offset());
+    assert_eq!(bounds, (Offset(2), Offset(4), Offset(4)));
+    assert!(replica.read_local(Offset(1), 1 << 20).is_err(), "what was deleted stays deleted");
 }
 
 /// What was noted of the high watermark before a crash, and how the log that it left goes on.
