@@ -12,11 +12,9 @@
 //! Deterministic: one seed gives one round. Short by default; `OTTLA_FUZZ_SECONDS=600 OTTLA_FUZZ_SEED=7 cargo test
 //! -p ottla-storage --test fuzz` is a long run.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,30 +25,8 @@ use ottla_storage::log::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Counts what is held and its peak.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(held, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+#[path = "../../tests/fuzz/counting_allocator.rs"]
+mod counting_allocator;
 
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 const ROOT: &str = "/data";
@@ -526,10 +502,7 @@ struct Cost {
 /// What `run` takes of memory at its peak, and how often it reads.
 fn measure<T>(simulated: &SimulatedDisk, run: impl FnOnce() -> T) -> (T, Cost) {
     let reads = simulated.counts().reads;
-    let before = HELD.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let value = run();
-    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let (value, peak) = counting_allocator::peak_of(run);
     (value, Cost { peak, reads: simulated.counts().reads - reads })
 }
 
