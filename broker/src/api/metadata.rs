@@ -42,7 +42,9 @@ pub async fn handle(cx: RequestContext, request: MetadataRequest) -> Result<Meta
     }
 
     let asked_at = cx.broker.metadata.image();
-    pending_elections::await_them(&cx, |image, leader| wanted.names_leader(image, leader)).await;
+    let names =
+        |image: &Image, id| wanted.names_leader(image, id) || cx.broker.metadata.controller_id() == Some(id);
+    pending_elections::await_them(&cx, names).await;
     let image = cx.broker.metadata.image();
     let answer = Answer { image: &image, listener: &cx.connection.listener, version, request: &request };
     let topics = match &wanted {
