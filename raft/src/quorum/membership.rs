@@ -359,6 +359,8 @@ impl Metadata {
                 {
                     let now = metrics.borrow_watched();
                     if !now.state.is_leader() {
+                        // Looks at the metrics too: to hold them twice blocks this thread for good when they change in between.
+                        drop(now);
                         return Err(self.not_controller().into());
                     }
                     let matched =
