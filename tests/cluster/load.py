@@ -116,6 +116,9 @@ def read_all(bootstrap: str, topic: str, timeout_s: float = 60, **config) -> dic
         consumer.close()
 
 
+RECORDS_ENOUGH = 100
+
+
 class Load:
     """What producers of all kinds have in common."""
 
@@ -129,6 +132,13 @@ class Load:
         wanted = self.count() + records
         wait_until(lambda: self.count() >= wanted or self._ended(), timeout_s, f"{records} more records are acknowledged")
         assert self.count() >= wanted, f"the producer ended: {self.told.errors[:3]}"
+
+    def finish(self) -> Acknowledged:
+        """Ends a load of which the client must have reported nothing, once it is long enough for its check to prove something."""
+        wait_until(lambda: self.count() > RECORDS_ENOUGH or self._ended(), 60, f"{RECORDS_ENOUGH} records are acknowledged")
+        told = self.stop()
+        assert not told.errors, f"{self.topic}: {len(told.errors)} errors reported by the client, first {told.errors[:3]}"
+        return told
 
     def wait_for_all_partitions(self, partitions: int, timeout_s: float = 60) -> None:
         """Until each partition has acknowledged something that was not yet acknowledged when this was called."""

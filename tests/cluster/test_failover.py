@@ -34,12 +34,10 @@ def finish(cluster, loads) -> None:
     for load in loads:
         load.wait_for_all_partitions(PARTITIONS)
     for load in loads:
-        told = load.stop()
-        assert not told.errors, f"{load.topic}: {len(told.errors)} errors reported by the client, first {told.errors[0]}"
+        load.finish()
     cluster.wait_in_sync(*(load.topic for load in loads))
     for load in loads:
-        checked = load.check(cluster.bootstrap)
-        assert checked > 100, f"only {checked} records of {load.topic} were acknowledged: the test proves little"
+        assert load.check(cluster.bootstrap) > 100
         cluster.check_replicas_equal(load.topic)
 
 
