@@ -61,6 +61,10 @@ def new_cluster(kind: str, directory: Path) -> Cluster:
 # -- failover
 
 
+# librdkafka's reconnect.backoff.max.ms.
+CLIENT_BACKOFF_MAX_S = 10
+
+
 class Clients:
     """Producers of both clients on topics of their own, idempotent, acks=all."""
 
@@ -77,6 +81,12 @@ class Clients:
         self.cluster.wait_in_sync("librdkafka", "java")
         for load in self.loads:
             load.wait_for_all_partitions(PARTITIONS)
+
+    def rest(self) -> None:
+        """Makes the next fault independent of the last one. A client that found a broker gone doubles its pause before it connects
+        to that broker again, up to ten seconds with librdkafka, and forgets that only when it has not tried for as long."""
+        time.sleep(CLIENT_BACKOFF_MAX_S + 1)
+        self.settle()
 
     def led_by(self, node: int) -> dict[str, set[int]]:
         found = self.cluster.brokers()[0].metadata("librdkafka", "java").topics
@@ -134,6 +144,7 @@ def measure_failover(kind: str, directory: Path, kills: int) -> None:
         for number in range(kills):
             victim = NODES[number % 3]
             clients.make_lead(victim)
+            clients.rest()
             led = clients.led_by(victim)
             moment = time.monotonic()
             cluster.nodes[victim].kill()
@@ -144,6 +155,7 @@ def measure_failover(kind: str, directory: Path, kills: int) -> None:
 
         rounds, decided = [], []
         for _ in range(max(3, kills // 4)):
+            clients.rest()
             victim = cluster.active_controller()
             moment = time.monotonic()
             cluster.nodes[victim].kill()
@@ -158,6 +170,7 @@ def measure_failover(kind: str, directory: Path, kills: int) -> None:
         rounds = []
         for _ in range(3):
             for node in NODES:
+                clients.rest()
                 moment = time.monotonic()
                 cluster.nodes[node].stop()
                 cluster.restart(node)
