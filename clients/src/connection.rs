@@ -135,7 +135,7 @@ impl Connection {
         let (read_half, write_half) = socket.into_split();
         let (queue, requests) = mpsc::channel(QUEUE_LENGTH_MAX);
         let shared = Arc::new(Shared { state: Mutex::default(), closed: AtomicBool::new(false) });
-        let writer = tokio::spawn(write_requests(write_half, requests, shared.clone()));
+        let writer = tokio::spawn(write_requests(write_half, requests, shared.clone(), request_timeout));
         tokio::spawn(read_responses(read_half, shared.clone(), writer.abort_handle()));
         let mut connection = Connection {
             address: address.to_owned(),
@@ -333,6 +333,7 @@ async fn write_requests(
     mut socket: OwnedWriteHalf,
     mut requests: mpsc::Receiver<Outgoing>,
     shared: Arc<Shared>,
+    stall_max: Duration,
 ) {
     let mut correlation_id = 0i32;
     let mut gathered = BytesMut::new();
@@ -367,10 +368,10 @@ async fn write_requests(
                 next = requests.try_recv().ok();
             }
         }
-        let mut written = socket.write_all(&gathered).await;
+        let mut written = write_all(&mut socket, &gathered, stall_max).await;
         gathered.clear();
         if let (Ok(()), Some(large)) = (&written, large) {
-            written = socket.write_all(&large).await;
+            written = write_all(&mut socket, &large, stall_max).await;
         }
         if gathered.capacity() > WRITE_BYTES_MAX {
             gathered = BytesMut::new();
@@ -382,6 +383,23 @@ async fn write_requests(
     }
     // Every handle is gone: the reader ends when the broker has closed its side.
     let _ = socket.shutdown().await;
+}
+
+/// Fails when not a byte is taken for as long as a request may last: nobody else would end the wait of those whose requests
+/// are queued behind, and what is not answered (acks=0) has no other limit.
+async fn write_all(socket: &mut OwnedWriteHalf, mut bytes: &[u8], stall_max: Duration) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match tokio::time::timeout(stall_max, socket.write(bytes)).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(Ok(count)) => bytes = &bytes[count..],
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                let stalled = format!("the broker took no bytes for {} s", stall_max.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, stalled));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn read_responses(mut socket: OwnedReadHalf, shared: Arc<Shared>, writer: tokio::task::AbortHandle) {

@@ -33,6 +33,8 @@ enum Reply {
     Raw(Vec<u8>),
     Close,
     Nothing,
+    /// From now on the peer takes nothing more, and keeps the connection.
+    Stall,
     /// As an ordinary broker would.
     Default,
 }
@@ -76,6 +78,7 @@ async fn serve(peer: &Peer, mut socket: TcpStream) -> Option<()> {
         match reply {
             Reply::Close => return None,
             Reply::Nothing | Reply::Default => {}
+            Reply::Stall => std::future::pending().await,
             Reply::Raw(bytes) => socket.write_all(&bytes).await.ok()?,
             Reply::Body(body) => {
                 let mut out = BytesMut::new();
@@ -414,6 +417,32 @@ async fn a_record_is_given_up_when_its_time_is_over() {
     let delivery = send(&producer, "a").await;
     assert!(soon(delivery.wait()).await.is_err());
     soon(producer.close()).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_does_not_hold_up_a_producer_without_acknowledgements() {
+    let address =
+        start_peer(|key, _, _| if key == ApiKey::Produce { Reply::Stall } else { Reply::Default }).await;
+    let config = ClusterConfig { request_timeout: Duration::from_millis(300), ..config(&address) };
+    let cluster = soon(Cluster::connect(config)).await.unwrap();
+    let config = ProducerConfig {
+        acks: Acks::None,
+        batch_bytes_max: 1,
+        delivery_timeout: Duration::from_secs(2),
+        ..ProducerConfig::default()
+    };
+    let producer = Producer::new(cluster, config);
+    // More than the sockets of both sides and the queue before them hold.
+    let value = "x".repeat(20_000);
+    let mut deliveries = Vec::new();
+    for _ in 0..1000 {
+        deliveries.push(send(&producer, &value).await);
+    }
+    soon(producer.close()).await;
+    for delivery in deliveries {
+        // Without acknowledgements nobody knows what arrived; but each is known to be over.
+        let _ = soon(delivery.wait()).await;
+    }
 }
 
 #[tokio::test]
