@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema as ArrowSchema, TimeUnit};
-use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
+use iceberg::spec::{
+    ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type,
+};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use serde::{Deserialize, Serialize};
 
@@ -140,9 +142,10 @@ impl TableSchema {
 
     /// Of the schema mode `raw`, and of the quarantine. Nothing if they are there.
     pub(crate) fn add_raw_columns(&mut self) {
-        for (source, name, column_type) in
-            [(Source::Value, "value", ColumnType::String), (Source::ValueBytes, "value_raw", ColumnType::Binary)]
-        {
+        for (source, name, column_type) in [
+            (Source::Value, "value", ColumnType::String),
+            (Source::ValueBytes, "value_raw", ColumnType::Binary),
+        ] {
             if self.of_source(&source).is_none() {
                 self.add(source, name, column_type);
             }
@@ -237,15 +240,22 @@ pub(crate) fn unused(name: &str, is_used: impl Fn(&str) -> bool) -> String {
     if !is_used(name) {
         return name.to_owned();
     }
-    (2u32..).map(|n| format!("{name}_{n}")).find(|name| !is_used(name)).expect("there are more numbers than columns")
+    (2u32..)
+        .map(|n| format!("{name}_{n}"))
+        .find(|name| !is_used(name))
+        .expect("there are more numbers than columns")
 }
 
 fn iceberg_fields(columns: &[Column]) -> Vec<NestedFieldRef> {
     columns
         .iter()
         .map(|column| {
-            let field =
-                NestedField::new(column.id, &column.name, iceberg_type(&column.column_type), column.is_required());
+            let field = NestedField::new(
+                column.id,
+                &column.name,
+                iceberg_type(&column.column_type),
+                column.is_required(),
+            );
             // Readers see which member it is, whatever became of its name.
             match &column.source {
                 Source::Member(member) if *member != column.name => field.with_doc(member),
@@ -281,7 +291,9 @@ fn iceberg_type(column_type: &ColumnType) -> Type {
 fn arrow_fields(columns: &[Column]) -> Vec<Field> {
     columns
         .iter()
-        .map(|column| with_id(&column.name, arrow_type(&column.column_type), !column.is_required(), column.id))
+        .map(|column| {
+            with_id(&column.name, arrow_type(&column.column_type), !column.is_required(), column.id)
+        })
         .collect()
 }
 
