@@ -62,7 +62,7 @@ fn appends(criterion: &mut Criterion) {
             count += 1;
             if count.is_multiple_of(8192) {
                 let end = setup.log.end_offset();
-                let deleted = setup.log.delete_old_segments(NOW, end).expect("retention");
+                let deleted = setup.log.delete_old_segments(NOW, end, None).expect("retention");
                 deleted.run().expect("old segments removed");
             }
         });

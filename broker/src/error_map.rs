@@ -135,6 +135,7 @@ pub fn log_append(error: &log::AppendError) -> ResponseError {
 pub fn log_read(error: &log::ReadError) -> ResponseError {
     match error {
         log::ReadError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        log::ReadError::OnlyInTier { .. } => ResponseError::OffsetMovedToTieredStorage,
         log::ReadError::Io { .. } | log::ReadError::Offline(_) => ResponseError::KafkaStorageError,
         log::ReadError::Corrupt { .. } => ResponseError::CorruptMessage,
     }

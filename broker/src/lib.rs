@@ -28,3 +28,4 @@ mod open_files;
 pub mod registration;
 pub mod replica;
 pub mod threads;
+pub mod tier;

@@ -18,7 +18,9 @@ pub use metadata::features;
 pub use metadata::ids::{
     BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, PartitionEpoch, TopicId, cluster_id_generate,
 };
-pub use metadata::image::{Broker, Image, Partition, PartitionReassignment, Topic};
+pub use metadata::image::{
+    Broker, DeletedTier, Image, Partition, PartitionReassignment, TierPosition, Topic,
+};
 pub use metadata::records::{ConfigResource, ConfigResourceType, Endpoint, FeatureRange};
 pub use quorum::{
     Lane, Metadata, MetadataConfig, NoPeers, ObserverInfo, PEER_MESSAGE_BYTES_MAX, PeerRefused, PeerService,

@@ -5,6 +5,7 @@
 //! config keys) is the caller's.
 
 mod replication;
+mod tier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::metadata::ids::{BrokerEpoch, BrokerId, TopicId};
 use crate::metadata::records::{ConfigResource, Endpoint, FeatureRange};
 
 pub use replication::*;
+pub use tier::*;
 
 /// A request that `Metadata::submit` takes, with the type of its answer.
 pub trait Submit: Into<Request> + Send {
@@ -62,6 +64,8 @@ requests! {
     AlterPartition => Result<Vec<AlterPartitionResult>, BrokerEpochError>,
     AlterPartitionReassignments => Vec<ReassignmentResult>,
     AssignReplicasToDirs => Result<Vec<AssignReplicaResult>, BrokerEpochError>,
+    ReportTier => Result<Vec<ReportTierResult>, BrokerEpochError>,
+    ReportTierDeleted => Result<(), BrokerEpochError>,
     BalanceLeaders => UpkeepDone,
     ElectUnclean => UpkeepDone,
 }
@@ -100,6 +104,8 @@ impl Request {
                 request.items.len() + replicas(request.items.iter().filter_map(|item| item.replicas.as_ref()))
             }
             Request::AssignReplicasToDirs(request) => request.assignments.len(),
+            Request::ReportTier(request) => request.items.len(),
+            Request::ReportTierDeleted(request) => request.topics.len(),
         }
     }
 
@@ -117,6 +123,9 @@ impl Request {
             | Request::AlterPartition(_)
             | Request::AlterPartitionReassignments(_)
             | Request::AssignReplicasToDirs(_)
+            // Local disks get no room before the tier is known.
+            | Request::ReportTier(_)
+            | Request::ReportTierDeleted(_)
             | Request::BalanceLeaders(_)
             | Request::ElectUnclean(_) => true,
             Request::CreateTopics(_)
@@ -140,6 +149,10 @@ impl Request {
             | Request::AlterPartition(_)
             // Fenced by the broker epoch, and only that broker asks it.
             | Request::AssignReplicasToDirs(_)
+            // Positions only grow in a leader epoch, and only its leader asks.
+            | Request::ReportTier(_)
+            // The topic's id is never given again.
+            | Request::ReportTierDeleted(_)
             | Request::BalanceLeaders(_)
             | Request::ElectUnclean(_) => true,
             Request::UnregisterBroker(_)

@@ -181,7 +181,7 @@ fn build(random: &mut StdRng) -> World {
                 let upto = Offset(random.random_range(log.log_start_offset().0..=log.end_offset().0));
                 let high_watermark = log.end_offset();
                 log.increment_log_start_offset(upto, high_watermark).unwrap();
-                log.delete_old_segments(NOW, high_watermark).unwrap();
+                log.delete_old_segments(NOW, high_watermark, None).unwrap();
                 checkpoints.write().unwrap();
             }
             _ => {
@@ -619,7 +619,7 @@ fn round(random: &mut StdRng, outcomes: &mut Outcomes) {
                 );
             }
         }
-        let upkeep = log.delete_old_segments(NOW, log.end_offset());
+        let upkeep = log.delete_old_segments(NOW, log.end_offset(), None);
         if derived_only {
             let deleted = upkeep.expect("upkeep of a log with all of its batches");
             // What DeleteRecords gave up may go at any time.

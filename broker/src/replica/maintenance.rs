@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ottla_batch::TimestampMs;
+use ottla_batch::{Offset, TimestampMs};
 use ottla_storage::log::{DeletedLog, DeletedSegments};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -229,6 +229,15 @@ impl Upkeep {
     }
 }
 
+/// Up to where everything of the partition is in the tier; None if that is not sure.
+fn tier_end(manager: &ReplicaManager, replica: &Replica) -> Option<Offset> {
+    match manager.metadata().image().tier_position(replica.topic_id(), replica.partition()) {
+        // Nothing ever was.
+        None => Some(Offset(0)),
+        Some(position) => (!position.is_doubtful).then_some(Offset(position.end_offset)),
+    }
+}
+
 /// Retention by time, size and log start offset.
 fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
     let mut state = replica.state.lock();
@@ -236,7 +245,7 @@ fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
         return;
     }
     let high_watermark = replica.high_watermark();
-    match state.log.delete_old_segments(now, high_watermark) {
+    match state.log.delete_old_segments(now, high_watermark, tier_end(manager, replica)) {
         Ok(deleted) => {
             replica.act(state, Actions::default());
             for (base_offset, bytes, reason) in deleted.segments() {
@@ -278,6 +287,16 @@ fn release_if_idle(replica: &Arc<Replica>, now: TimestampMs) {
     }
 }
 
+/// Only what is committed is compacted; of a tiered topic only what is in the tier as it was written. Else a deletion that compaction
+/// forgot could be missing there, and what it deleted would be read again.
+fn compaction_limit(manager: &ReplicaManager, replica: &Replica) -> Offset {
+    let stable = replica.last_stable_offset();
+    match replica.settings().log.remote_storage {
+        true => stable.min(tier_end(manager, replica).unwrap_or(Offset(0))),
+        false => stable,
+    }
+}
+
 /// A step of a cleaner.
 fn clean(manager: &ReplicaManager) -> Next {
     if manager.maintenance().is_stopping() {
@@ -297,7 +316,7 @@ fn compact_dirtiest(manager: &ReplicaManager) -> bool {
         if !replica.settings().log.cleanup_policy.compacts() || replica.compacting.load(Ordering::Acquire) {
             continue;
         }
-        let limit = replica.last_stable_offset();
+        let limit = compaction_limit(manager, &replica);
         let Some(plan) = replica.state.lock().log.plan_compaction(limit, now) else { continue };
         if dirtiest.as_ref().is_none_or(|(_, other)| other.dirty_ratio() < plan.dirty_ratio()) {
             dirtiest = Some((replica, plan));
@@ -310,7 +329,7 @@ fn compact_dirtiest(manager: &ReplicaManager) -> bool {
     }
     // Made anew now that nobody else can replace segments: another thread, or a move to another log directory.
     drop(plan);
-    let limit = replica.last_stable_offset();
+    let limit = compaction_limit(manager, &replica);
     let plan = replica.state.lock().log.plan_compaction(limit, now);
     let done = plan.map_or(Ok(()), |plan| compact(manager, &replica, plan, now));
     replica.compacting.store(false, Ordering::Release);

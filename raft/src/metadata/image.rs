@@ -9,7 +9,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet, Vector};
 use uuid::Uuid;
 
-use super::ids::{BrokerEpoch, BrokerId, ClusterId, TopicId};
+use super::ids::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, TopicId};
 use super::records::{ConfigResource, Endpoint, FeatureRange, PartitionState};
 
 /// A partition as the image holds it; see the fields of the record.
@@ -39,6 +39,10 @@ pub struct Image {
     pub next_producer_id: i64,
     /// The partitions without a leader, so that a returning broker need not look at all.
     pub(crate) leaderless: OrdSet<(TopicId, i32)>,
+    /// What of a partition lies in the tier, as its leader said last. None: nothing was ever there.
+    pub(crate) tier_positions: OrdMap<(TopicId, i32), TierPosition>,
+    /// Topics that are deleted, and whose objects in the tier have to go.
+    pub tiers_to_delete: OrdMap<TopicId, DeletedTier>,
     /// Sum of all topics' partitions.
     pub partition_count: usize,
 }
@@ -91,6 +95,28 @@ impl Topic {
     }
 }
 
+/// How far a partition's tier reaches. Its truth is the manifest in the store; this tells every replica which one to look for, and
+/// what may go from local disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierPosition {
+    /// Number of the manifest.
+    pub manifest: u64,
+    /// Exclusive: everything from the log start up to here is in the tier.
+    pub end_offset: i64,
+    /// Of the leader that said so.
+    pub leader_epoch: LeaderEpoch,
+    /// A leader was elected since that may not have all of it (an unclean election): nothing may go from local disks before it
+    /// has compared the tier with its log, and said so.
+    pub is_doubtful: bool,
+}
+
+/// See [`Image::tiers_to_delete`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedTier {
+    pub name: Arc<str>,
+    pub partitions: i32,
+}
+
 /// A partition that is moving (KIP-455).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionReassignment {
@@ -116,6 +142,8 @@ impl Image {
             features_epoch: 0,
             next_producer_id: 0,
             leaderless: OrdSet::new(),
+            tier_positions: OrdMap::new(),
+            tiers_to_delete: OrdMap::new(),
             partition_count: 0,
         }
     }
@@ -155,6 +183,11 @@ impl Image {
     /// How many partitions have no leader.
     pub fn leaderless_count(&self) -> usize {
         self.leaderless.len()
+    }
+
+    /// None: nothing of the partition was ever in the tier.
+    pub fn tier_position(&self, topic: TopicId, partition: i32) -> Option<TierPosition> {
+        self.tier_positions.get(&(topic, partition)).copied()
     }
 
     /// The dynamic configs of one resource; `None` if it has none.

@@ -87,6 +87,27 @@ pub enum Record {
         epoch: BrokerEpoch,
         next: i64,
     },
+    /// How far a partition's tier reaches. Replaces what was said before.
+    TierReported {
+        topic: TopicId,
+        partition: i32,
+        manifest: u64,
+        end_offset: i64,
+        leader_epoch: LeaderEpoch,
+        /// Only in snapshots: see `TierPosition::is_doubtful`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_doubtful: bool,
+    },
+    /// A topic that is being deleted has objects in the tier, which somebody has to delete.
+    TierLeft {
+        topic: TopicId,
+        name: Arc<str>,
+        partitions: i32,
+    },
+    /// Those objects are gone.
+    TierDeleted {
+        topic: TopicId,
+    },
 }
 
 /// Only what is `Some` changes; the partition epoch rises by one, the leader epoch by one if `leader` is `Some` and names

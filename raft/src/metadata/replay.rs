@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, Vector};
 
 use super::ids::{BrokerEpoch, BrokerId};
-use super::image::{Broker, Image, Topic};
+use super::image::{Broker, DeletedTier, Image, TierPosition, Topic};
 use super::records::{ConfigResource, LeaderChange, PartitionChange, PartitionState, Record};
 
 /// Where in the metadata log a record lies.
@@ -110,6 +110,7 @@ impl Image {
                 self.partition_count -= topic.partitions.len();
                 for partition in 0..topic.partitions.len() as i32 {
                     self.leaderless.remove(&(*id, partition));
+                    self.tier_positions.remove(&(*id, partition));
                 }
                 if let Some(key) = collision_key(&topic.name)
                     && let Some(names) = self.colliding_names.get_mut(&key)
@@ -155,6 +156,11 @@ impl Image {
                     (false, Some(_)) => self.leaderless.remove(&(change.topic, change.partition)),
                     _ => None,
                 };
+                if change.leader_recovering == Some(true)
+                    && let Some(position) = self.tier_positions.get_mut(&(change.topic, change.partition))
+                {
+                    position.is_doubtful = true;
+                }
             }
             Record::ConfigSet { resource, key, value } => match value {
                 Some(value) => {
@@ -185,6 +191,28 @@ impl Image {
                     self.next_producer_id
                 );
                 self.next_producer_id = *next;
+            }
+            Record::TierReported { topic, partition, manifest, end_offset, leader_epoch, is_doubtful } => {
+                let known = self.topics.get(topic).and_then(|topic| topic.partition(*partition));
+                assert!(
+                    known.is_some(),
+                    "offset {}: the tier of partition {partition} of topic id {topic} is reported but it is unknown",
+                    at.offset
+                );
+                let position = TierPosition {
+                    manifest: *manifest,
+                    end_offset: *end_offset,
+                    leader_epoch: *leader_epoch,
+                    is_doubtful: *is_doubtful,
+                };
+                self.tier_positions.insert((*topic, *partition), position);
+            }
+            Record::TierLeft { topic, name, partitions } => {
+                let left = DeletedTier { name: name.clone(), partitions: *partitions };
+                self.tiers_to_delete.insert(*topic, left);
+            }
+            Record::TierDeleted { topic } => {
+                self.tiers_to_delete.remove(topic);
             }
         }
     }
@@ -218,6 +246,20 @@ impl Image {
                     state: PartitionState::clone(state),
                 }
             }));
+        }
+        for ((topic, partition), position) in &self.tier_positions {
+            records.push(Record::TierReported {
+                topic: *topic,
+                partition: *partition,
+                manifest: position.manifest,
+                end_offset: position.end_offset,
+                leader_epoch: position.leader_epoch,
+                is_doubtful: position.is_doubtful,
+            });
+        }
+        for (topic, left) in &self.tiers_to_delete {
+            let (name, partitions) = (left.name.clone(), left.partitions);
+            records.push(Record::TierLeft { topic: *topic, name, partitions });
         }
         for (resource, configs) in &self.configs {
             records.extend(configs.iter().map(|(key, value)| Record::ConfigSet {

@@ -35,6 +35,14 @@ pub struct LogConfig {
     pub retention_ms: Option<i64>,
     /// `retention.bytes`, None for unlimited (-1).
     pub retention_bytes: Option<u64>,
+    /// `remote.storage.enable`: sealed segments lie in the tier too, and go here by `local_*` once they do.
+    pub remote_storage: bool,
+    /// `remote.log.copy.disable`: nothing more goes to the tier.
+    pub remote_copy_disabled: bool,
+    /// `local.retention.ms`, None for unlimited; the caller has put `retention_ms` in the place of -2.
+    pub local_retention_ms: Option<i64>,
+    /// `local.retention.bytes`, likewise.
+    pub local_retention_bytes: Option<u64>,
     /// `file.delete.delay.ms`: how long a `.deleted` file stays for readers that still hold it.
     pub file_delete_delay_ms: i64,
     /// `cleanup.policy`
@@ -69,6 +77,10 @@ impl Default for LogConfig {
             index_interval_bytes: 4096,
             retention_ms: Some(7 * DAY_MS),
             retention_bytes: None,
+            remote_storage: false,
+            remote_copy_disabled: false,
+            local_retention_ms: Some(7 * DAY_MS),
+            local_retention_bytes: None,
             file_delete_delay_ms: 60_000,
             cleanup_policy: CleanupPolicy::Delete,
             delete_retention_ms: DAY_MS,

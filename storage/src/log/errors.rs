@@ -63,6 +63,8 @@ pub enum AppendError {
 pub enum ReadError {
     #[error("offset {requested} is outside of {log_start_offset} to {end_offset}")]
     OffsetOutOfRange { requested: Offset, log_start_offset: Offset, end_offset: Offset },
+    #[error("offset {requested} is only in the tier, the local log begins at {local_start_offset}")]
+    OnlyInTier { requested: Offset, local_start_offset: Offset },
     #[error("read of {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path} at position {position}: {what}")]

@@ -31,8 +31,8 @@ impl Log {
         if self.end_offset > current.end_offset {
             self.truncate_to(current.end_offset)?;
         }
-        if self.end_offset < current.log_start_offset {
-            self.truncate_fully_and_start_at(current.log_start_offset)?;
+        if self.end_offset < current.local_start_offset() {
+            self.truncate_fully_and_start_at(current.local_start_offset())?;
         }
         Ok(self.end_offset)
     }
@@ -50,7 +50,7 @@ impl Log {
         let base_offset = first.header().base_offset;
         let start = self.log_start_offset;
         if self.size_in_bytes() == 0 && base_offset < self.end_offset {
-            self.restart_at(base_offset).map_err(|error| {
+            self.restart_at(base_offset, base_offset).map_err(|error| {
                 AppendError::Offline(self.take_offline("starting in the middle of a batch", &error))
             })?;
         }
@@ -70,14 +70,9 @@ impl Log {
             self.end_offset,
             current.end_offset
         );
-        if current.log_start_offset > self.log_start_offset {
-            self.set_log_start_offset(current.log_start_offset);
-            self.epochs.truncate_from_start(current.log_start_offset);
-        }
-        // Of a leader that appended nothing yet no batch tells.
-        if let Some(latest) = current.latest_epoch() {
-            self.epochs.assign(latest, self.end_offset);
-        }
+        self.set_log_start_offset(current.log_start_offset);
+        // Of a leader that appended nothing yet, and of what lies only in the tier, no batch tells.
+        self.epochs.replace(current.epochs.up_to(Offset(i64::MAX)));
         // Batches before the log start are not copied, but their producers may be remembered.
         self.producers = current.producers.clone();
         self.cleaner_offset = current.cleaner_offset;

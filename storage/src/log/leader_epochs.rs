@@ -37,6 +37,12 @@ impl LeaderEpochs {
         self.entries.last().map(|last| last.epoch)
     }
 
+    /// Another history takes the place of this one.
+    pub(crate) fn replace(&mut self, with: LeaderEpochs) {
+        self.entries = with.entries;
+        self.version += 1;
+    }
+
     pub(crate) fn clear(&mut self) {
         self.change(|entries| entries.clear());
     }

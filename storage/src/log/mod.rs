@@ -6,7 +6,8 @@
 //! `truncate`, `retain`, `compact`, `sync`, `sealed`.
 //!
 //! Invariants
-//! - `recovery_point <= synced_end_offset <= end_offset`, and `log_start_offset <= end_offset`.
+//! - `recovery_point <= synced_end_offset <= end_offset`, and `log_start_offset <= local_start_offset <= end_offset`. The first two
+//!   differ only where the topic is tiered: what lies between them is in the tier alone. Leader epochs begin at the log start.
 //! - Below the recovery point log files and indexes are on stable storage, so nothing below it is checked after a crash.
 //! - Segments are sorted and do not overlap; there is always one, and only the last (active) one grows.
 //! - After an error the log is as it was before, or it is latched offline: then nothing works any more but dropping it.
@@ -189,6 +190,11 @@ impl Log {
         self.log_start_offset
     }
 
+    /// The first offset that a reader gets from this log itself; what lies below is in the tier.
+    pub fn local_start_offset(&self) -> Offset {
+        self.segments[0].base_offset.max(self.log_start_offset)
+    }
+
     /// Exclusive: the offset of the next record.
     pub fn end_offset(&self) -> Offset {
         self.end_offset
@@ -221,6 +227,11 @@ impl Log {
 
     pub fn size_in_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size).sum()
+    }
+
+    /// Where the segment begins that is appended to.
+    pub fn active_base_offset(&self) -> Offset {
+        self.active().base_offset
     }
 
     pub fn segments_count(&self) -> usize {

@@ -64,6 +64,10 @@ impl Log {
                 end_offset: self.end_offset,
             });
         }
+        let local_start_offset = self.local_start_offset();
+        if from < local_start_offset {
+            return Err(ReadError::OnlyInTier { requested: from, local_start_offset });
+        }
         let empty = |segment: &Segment| LogSlice {
             file: None,
             position: 0,

@@ -102,7 +102,8 @@ impl Log {
             self.names_version += 1;
         }
         let first = self.segments[0].base_offset;
-        if first > self.log_start_offset {
+        // What lies before the first segment of a tiered topic is in the tier.
+        if first > self.log_start_offset && !self.config.remote_storage {
             self.set_log_start_offset(first);
         }
         // A sealed segment has an entry in its time index, and a large one in its offset index; without the file they are
@@ -145,7 +146,7 @@ impl Log {
             tracing::warn!(dir = %self.dir.display(), end_offset = %self.end_offset, log_start_offset = %self.log_start_offset,
                 "the log ends before its start and begins anew there");
             let start = self.log_start_offset;
-            self.restart_at(start)
+            self.restart_at(start, start)
                 .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
         }
         self.epochs.truncate_from_start(self.log_start_offset);
@@ -196,7 +197,8 @@ impl Log {
             return;
         }
         tracing::error!(dir = %self.dir.display(), epoch = %last.leader_epoch, "the leader epoch checkpoint does not fit the log and is made anew");
-        self.epochs.clear();
+        // Of what lies only in the tier there is nothing else.
+        self.epochs.truncate_from_end(self.segments[0].base_offset);
         for segment in &self.segments {
             let Ok(mut scan) = segment.files.scan(0, segment.size) else { continue };
             // A segment that can't be read tells its readers so.

@@ -1,11 +1,16 @@
 //! Taking away the old end of the log: retention by time, by size, and by the log start offset (DeleteRecords); and taking
 //! away the whole log when its topic is deleted.
 //!
+//! Of a tiered topic two retentions speak. What lies in the tier goes from here by the local one, and the log start stays where it
+//! is; that of the whole is the leader's matter, which moves the log start (`increment_log_start_offset`). What is not in the tier yet
+//! goes by neither, unless nothing more is copied there.
+//!
 //! Files are not removed at once: they are renamed to `.deleted` (Kafka's suffix) and removed after
 //! `file.delete.delay.ms` by a value that the caller keeps; a restart removes what is left of them.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ottla_batch::{Offset, TimestampMs};
 use uuid::Uuid;
@@ -19,7 +24,19 @@ use crate::logdir::deleted_partition_name;
 pub enum DeletionReason {
     RetentionTime,
     RetentionSize,
+    /// It lies in the tier too.
+    LocalRetentionTime,
+    LocalRetentionSize,
     LogStartOffset,
+}
+
+/// What a rule for old segments does to the log start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Records are deleted.
+    Moves,
+    /// Only copies of what the tier has are.
+    Stays,
 }
 
 /// Segments that are out of the log and renamed to `.deleted`, but still on the disk for readers that hold them.
@@ -89,47 +106,47 @@ impl Log {
     }
 
     /// Rolls the active segment when its newest record is too old, and takes out of the log what retention by time, size
-    /// and log start offset no longer covers, never at or above the high watermark. `run` the result after file.delete.delay.ms.
+    /// and log start offset no longer covers, never at or above the high watermark. `tier_end`: up to where everything from the log
+    /// start on is in the tier, if that is known; asked of tiered topics only. `run` the result after file.delete.delay.ms.
     pub fn delete_old_segments(
         &mut self,
         now: TimestampMs,
         high_watermark: Offset,
+        tier_end: Option<Offset>,
     ) -> Result<DeletedSegments, ChangeError> {
         self.latch.check()?;
         self.producers.on_high_watermark(high_watermark);
         self.rebuild_distrusted_indexes();
         let mut deleted = DeletedSegments::default();
-        if self.config.cleanup_policy.deletes() {
-            if let Some(retention_ms) = self.config.retention_ms {
-                let is_old = |segment: &Segment| match segment.checked_max_timestamp() {
-                    // Not known before the indexes are rebuilt, which the next round begins with.
-                    _ if segment.files.indexes_are_distrusted() => false,
-                    // Records from the future count as new. Before anything goes the batches are asked too: an index
-                    // that lost entries must not take records with it.
-                    Ok(Some(max)) => {
-                        now.0.saturating_sub(max.timestamp.0) > retention_ms
-                            && segment.has_none_newer(max).unwrap_or(false)
-                    }
-                    // Without any timestamp it is as old as we have known it; Kafka asks the file's date, which a copy changes.
-                    Ok(None) => segment.size == 0 || now.0.saturating_sub(segment.created.0) > retention_ms,
-                    Err(_) => false,
-                };
-                self.delete_while(high_watermark, now, DeletionReason::RetentionTime, &mut deleted, is_old)?;
+        let config = Arc::clone(&self.config);
+        if config.remote_storage {
+            let limit = high_watermark.min(tier_end.unwrap_or(Offset(0)));
+            if let Some(retention_ms) = config.local_retention_ms {
+                let goes = is_older_than(retention_ms, now);
+                let rule = (DeletionReason::LocalRetentionTime, Start::Stays);
+                self.delete_while(limit, now, rule, &mut deleted, goes)?;
             }
-            if let Some(retention_bytes) = self.config.retention_bytes {
-                let mut excess = self.size_in_bytes().saturating_sub(retention_bytes);
-                let is_excess = move |segment: &Segment| {
-                    let goes = segment.size > 0 && segment.size <= excess;
-                    excess -= if goes { segment.size } else { 0 };
-                    goes
-                };
-                self.delete_while(
-                    high_watermark,
-                    now,
-                    DeletionReason::RetentionSize,
-                    &mut deleted,
-                    is_excess,
-                )?;
+            if let Some(retention_bytes) = config.local_retention_bytes {
+                let goes = self.exceeds(retention_bytes);
+                let rule = (DeletionReason::LocalRetentionSize, Start::Stays);
+                self.delete_while(limit, now, rule, &mut deleted, goes)?;
+            }
+        }
+        // Where all that was in the tier is gone, and nothing more goes there, the log is as one that was never tiered.
+        let local_start = self.local_start_offset();
+        let is_all_local =
+            self.log_start_offset >= tier_end.map_or(local_start, |tier_end| tier_end.min(local_start));
+        let goes_by_retention = !config.remote_storage || (config.remote_copy_disabled && is_all_local);
+        if goes_by_retention && config.cleanup_policy.deletes() {
+            if let Some(retention_ms) = config.retention_ms {
+                let goes = is_older_than(retention_ms, now);
+                let rule = (DeletionReason::RetentionTime, Start::Moves);
+                self.delete_while(high_watermark, now, rule, &mut deleted, goes)?;
+            }
+            if let Some(retention_bytes) = config.retention_bytes {
+                let goes = self.exceeds(retention_bytes);
+                let rule = (DeletionReason::RetentionSize, Start::Moves);
+                self.delete_while(high_watermark, now, rule, &mut deleted, goes)?;
             }
         }
         let log_start_offset = self.log_start_offset;
@@ -137,16 +154,27 @@ impl Log {
         let ends: Vec<_> = self.segments.iter().skip(1).map(|segment| segment.base_offset).collect();
         let mut ends = ends.into_iter();
         let is_before = move |_: &Segment| ends.next().is_some_and(|end| end <= log_start_offset);
-        self.delete_while(high_watermark, now, DeletionReason::LogStartOffset, &mut deleted, is_before)?;
+        let rule = (DeletionReason::LogStartOffset, Start::Stays);
+        self.delete_while(high_watermark, now, rule, &mut deleted, is_before)?;
         Ok(deleted)
     }
 
-    /// Takes segments from the front as long as `goes`. The active one only if it holds something and is rolled first.
+    /// Whether a segment is more than is to be kept, asked from the first segment on.
+    fn exceeds(&self, bytes_max: u64) -> impl FnMut(&Segment) -> bool + use<> {
+        let mut excess = self.size_in_bytes().saturating_sub(bytes_max);
+        move |segment: &Segment| {
+            let goes = segment.size > 0 && segment.size <= excess;
+            excess -= if goes { segment.size } else { 0 };
+            goes
+        }
+    }
+
+    /// Takes segments that end at or below `limit` from the front as long as `goes`. The active one only if it holds something and is rolled first.
     fn delete_while(
         &mut self,
-        high_watermark: Offset,
+        limit: Offset,
         now: TimestampMs,
-        reason: DeletionReason,
+        rule: (DeletionReason, Start),
         deleted: &mut DeletedSegments,
         mut goes: impl FnMut(&Segment) -> bool,
     ) -> Result<(), ChangeError> {
@@ -154,7 +182,7 @@ impl Log {
         for (index, segment) in self.segments.iter().enumerate() {
             let end_offset = self.segments.get(index + 1).map_or(self.end_offset, |next| next.base_offset);
             let is_empty_active = index + 1 == self.segments.len() && segment.size == 0;
-            if is_empty_active || end_offset > high_watermark || !goes(segment) {
+            if is_empty_active || end_offset > limit || !goes(segment) {
                 break;
             }
             count += 1;
@@ -165,19 +193,19 @@ impl Log {
         if count == self.segments.len() {
             self.roll(self.end_offset, now).map_err(|error| self.change_error(error))?;
         }
-        self.delete_front(count, reason, deleted)
+        self.delete_front(count, rule, deleted)
     }
 
     fn delete_front(
         &mut self,
         count: usize,
-        reason: DeletionReason,
+        (reason, start): (DeletionReason, Start),
         deleted: &mut DeletedSegments,
     ) -> Result<(), ChangeError> {
         let new_start = self.segments[count].base_offset;
         // ORDER: the log start first, then file by file from the front: a crash in between leaves a log without a
         // hole that begins a little earlier, as if fewer segments had been deleted.
-        if new_start > self.log_start_offset {
+        if start == Start::Moves && new_start > self.log_start_offset {
             self.set_log_start_offset(new_start);
             self.epochs.truncate_from_start(new_start);
         }
@@ -214,12 +242,21 @@ impl Log {
         }
     }
 
+    /// Ends the active segment if it holds something, though it is neither full nor old: what is sealed can go to the tier.
+    pub fn seal_active_segment(&mut self, now: TimestampMs) -> Result<(), ChangeError> {
+        self.latch.check()?;
+        if self.active().size == 0 {
+            return Ok(());
+        }
+        self.roll(self.end_offset, now).map_err(|error| self.change_error(error))
+    }
+
     /// From the batches of one segment, to its end.
     pub(super) fn rebuild_indexes(&mut self, index: usize) -> Result<(), ChangeError> {
         let interval = self.config.index_interval_bytes;
         let segment = &mut self.segments[index];
         let size = segment.size;
-        let files = std::sync::Arc::clone(&segment.files);
+        let files = Arc::clone(&segment.files);
         let rebuilt = (|| {
             // Before anything is given up: entries behind a damaged batch are the only way to those after it.
             let mut scan = files.scan(0, size)?;
@@ -269,6 +306,23 @@ impl Log {
         self.dir = to.clone();
         forgotten.map_err(|error| self.change_error(error))?;
         Ok(DeletedLog { disk: self.disk.clone(), dir: to })
+    }
+}
+
+/// Whether all records of a segment are too old.
+fn is_older_than(retention_ms: i64, now: TimestampMs) -> impl FnMut(&Segment) -> bool {
+    move |segment| match segment.checked_max_timestamp() {
+        // Not known before the indexes are rebuilt, which the next round begins with.
+        _ if segment.files.indexes_are_distrusted() => false,
+        // Records from the future count as new. Before anything goes the batches are asked too: an index
+        // that lost entries must not take records with it.
+        Ok(Some(max)) => {
+            now.0.saturating_sub(max.timestamp.0) > retention_ms
+                && segment.has_none_newer(max).unwrap_or(false)
+        }
+        // Without any timestamp it is as old as we have known it; Kafka asks the file's date, which a copy changes.
+        Ok(None) => segment.size == 0 || now.0.saturating_sub(segment.created.0) > retention_ms,
+        Err(_) => false,
     }
 }
 

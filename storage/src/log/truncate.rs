@@ -24,8 +24,9 @@ impl Log {
             self.epochs.truncate_from_end(end_offset);
             return Ok(());
         }
-        if end_offset < self.segments[0].base_offset || end_offset < self.log_start_offset {
-            return self.truncate_fully_and_start_at(end_offset);
+        if end_offset < self.local_start_offset() {
+            // Of a tiered topic, what lies before is in the tier; else nothing does.
+            return self.start_anew(end_offset, end_offset.min(self.log_start_offset));
         }
         // The recovery point must be the end of a batch: the one that spans the new end is not checked otherwise.
         let spanning = self.segments[self.segment_index(end_offset)].locate_header(end_offset);
@@ -39,12 +40,16 @@ impl Log {
         })
     }
 
-    /// Removes everything; the next record gets `offset`.
+    /// Removes everything; the next record gets `offset`, and nothing lies before.
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
+        self.start_anew(offset, offset)
+    }
+
+    fn start_anew(&mut self, offset: Offset, log_start_offset: Offset) -> Result<(), ChangeError> {
         self.latch.check()?;
         tracing::info!(dir = %self.dir.display(), from = %self.end_offset, to = %offset, "starting anew");
         self.lower_recovery_point(Offset(0))?;
-        self.restart_at(offset).and_then(|()| self.sync_cut()).inspect_err(|error| {
+        self.restart_at(offset, log_start_offset).and_then(|()| self.sync_cut()).inspect_err(|error| {
             self.latch.set(format!("truncation failed half way: {error}"));
         })
     }
@@ -61,7 +66,8 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn restart_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
+    /// Epochs from `log_start_offset` to `offset` stay.
+    pub(super) fn restart_at(&mut self, offset: Offset, log_start_offset: Offset) -> Result<(), ChangeError> {
         self.note_truncation(Offset(0));
         // ORDER: from the end, so that a crash in between leaves a log without a hole.
         for segment in self.segments.iter().rev() {
@@ -75,8 +81,12 @@ impl Log {
         self.recovery_position = 0;
         self.end_offset = offset;
         self.synced_end_offset = offset;
-        self.set_log_start_offset(offset);
-        self.epochs.clear();
+        self.set_log_start_offset(log_start_offset);
+        if log_start_offset < offset {
+            self.epochs.truncate_from_end(offset);
+        } else {
+            self.epochs.clear();
+        }
         self.producers.clear();
         self.cleaner_offset = None;
         self.remove_snapshots(|_| true).map_err(|error| self.change_error(error))

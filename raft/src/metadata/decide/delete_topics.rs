@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use super::Draft;
 use crate::metadata::ids::TopicId;
-use crate::metadata::records::Record;
+use crate::metadata::image::Image;
+use crate::metadata::records::{ConfigResource, Record};
 use crate::requests::{DeleteTopicError, DeleteTopicResult, DeleteTopics, TopicReference};
+
+const REMOTE_STORAGE_ENABLE: &str = "remote.storage.enable";
 
 pub(super) fn decide(request: &DeleteTopics, draft: &mut Draft<'_>) -> Vec<DeleteTopicResult> {
     let mut mentions: BTreeMap<&TopicReference, usize> = BTreeMap::new();
@@ -35,11 +38,22 @@ pub(super) fn decide(request: &DeleteTopics, draft: &mut Draft<'_>) -> Vec<Delet
         };
         results.push(DeleteTopicResult { reference: reference.clone(), result });
     }
-    // Each deletion is one record, so the bound on items (`Metadata::submit`) bounds the entry too.
-    for (_, id) in results.iter().filter_map(|result| result.result.as_ref().ok()) {
+    // Each deletion is two records at most, so the bound on items (`Metadata::submit`) bounds the entry too.
+    for (name, id) in results.iter().filter_map(|result| result.result.as_ref().ok()) {
+        if let Some(partitions) = tiered_partitions(name, *id, &draft.image) {
+            draft.push(Record::TierLeft { topic: *id, name: name.clone(), partitions });
+        }
         draft.push(Record::TopicDeleted { id: *id });
     }
     results
+}
+
+/// How many partitions may have objects in the tier, if any may: a leader may have put some there and not said so yet.
+fn tiered_partitions(name: &Arc<str>, id: TopicId, image: &Image) -> Option<i32> {
+    let count = image.topic_by_id(id)?.partitions.len() as i32;
+    let is_on = image.config(&ConfigResource::topic(name.clone()), REMOTE_STORAGE_ENABLE);
+    let was_on = || (0..count).any(|partition| image.tier_position(id, partition).is_some());
+    (is_on.is_some_and(|value| value.trim().eq_ignore_ascii_case("true")) || was_on()).then_some(count)
 }
 
 fn resolve(reference: &TopicReference, draft: &Draft<'_>) -> Result<(Arc<str>, TopicId), DeleteTopicError> {

@@ -18,6 +18,7 @@ mod elect_leaders;
 mod elect_unclean;
 mod partitions;
 mod register_broker;
+mod report_tier;
 mod update_features;
 
 pub use create_topics::check_topic_name;
@@ -145,6 +146,10 @@ pub fn decide(request: &Request, image: &Image, context: &Context<'_>) -> Decisi
         Request::ElectUnclean(request) => Response::ElectUnclean(elect_unclean::decide(request, &mut draft)),
         Request::AssignReplicasToDirs(request) => {
             Response::AssignReplicasToDirs(assign_replicas_to_dirs::decide(request, &mut draft))
+        }
+        Request::ReportTier(request) => Response::ReportTier(report_tier::decide(request, &mut draft)),
+        Request::ReportTierDeleted(request) => {
+            Response::ReportTierDeleted(report_tier::decide_deleted(request, &mut draft))
         }
     };
     assert!(!draft.is_unfinished || !draft.records.is_empty(), "a step of a request that changes nothing");

@@ -92,8 +92,8 @@ impl Log {
         // A checkpoint outside of the log is of another life of it.
         let first_dirty_offset = self
             .cleaner_offset
-            .filter(|offset| *offset >= self.log_start_offset && *offset <= self.active().base_offset)
-            .unwrap_or(self.log_start_offset);
+            .filter(|offset| *offset >= self.local_start_offset() && *offset <= self.active().base_offset)
+            .unwrap_or(self.local_start_offset());
         let first_dirty = self.segment_index(first_dirty_offset);
         let young = now.0.saturating_sub(self.config.min_compaction_lag_ms);
         let mut end = 0;

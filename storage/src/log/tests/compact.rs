@@ -298,7 +298,7 @@ fn delete_and_compact_together() {
     }
     compact_at(&mut t, NOW).unwrap();
     let end = t.log.end_offset();
-    let deleted = t.log.delete_old_segments(later(6000), end).unwrap();
+    let deleted = t.log.delete_old_segments(later(6000), end, None).unwrap();
     assert!(!deleted.is_empty());
     assert_eq!(t.log.log_start_offset(), end);
 }

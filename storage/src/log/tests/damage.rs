@@ -60,13 +60,13 @@ fn a_damaged_time_index_takes_no_records_with_it_and_hides_none() {
         let newest_of_first = NOW.0 + (bases[1].0 / 2 - 1) * 1000;
         let now = TimestampMs(newest_of_first + 3_600_000);
         for _ in 0..2 {
-            let deleted = t.log.delete_old_segments(now, t.log.end_offset()).unwrap();
+            let deleted = t.log.delete_old_segments(now, t.log.end_offset(), None).unwrap();
             assert!(deleted.is_empty(), "{damage}: {:?}", deleted.segments());
         }
         assert_eq!(t.records_from(Offset(0)), records, "{damage}");
         // Rebuilt, the index says when the segment does go.
         let now = TimestampMs(now.0 + 1);
-        let deleted = t.log.delete_old_segments(now, t.log.end_offset()).unwrap();
+        let deleted = t.log.delete_old_segments(now, t.log.end_offset(), None).unwrap();
         assert_eq!(deleted.segments().len(), 1, "{damage}");
     }
 }
@@ -190,7 +190,7 @@ fn what_lies_behind_a_batch_that_cannot_be_read_stays_within_reach() {
     t.reopen(LastShutdown::Clean);
     let read = |t: &TestLog, offset| t.log.read(Offset(offset), Offset(i64::MAX), 1, FirstBatch::Whole);
     assert!(matches!(read(&t, 10), Err(ReadError::Corrupt { .. })));
-    t.log.delete_old_segments(NOW, t.log.end_offset()).unwrap();
+    t.log.delete_old_segments(NOW, t.log.end_offset(), None).unwrap();
     for offset in (0..10).chain(20..40) {
         assert_eq!(read(&t, offset).unwrap().base_offset.0, offset / 2 * 2);
     }

@@ -153,7 +153,7 @@ fn missing_and_wrong_indexes_are_made_anew() {
                 assert_eq!(slice.base_offset.0, offset / 2 * 2, "{damage}");
             }
             // What was distrusted while reading is rebuilt by the next upkeep.
-            t.log.delete_old_segments(NOW, Offset(0)).unwrap();
+            t.log.delete_old_segments(NOW, Offset(0), None).unwrap();
             assert!(t.log.segments.iter().all(|segment| !segment.files.offset_index.is_distrusted()));
             assert_eq!(t.records_from(Offset(0)), records, "{damage}");
         }

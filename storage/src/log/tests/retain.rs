@@ -20,12 +20,12 @@ fn by_time_only_below_the_high_watermark_and_the_active_segment_rolls() {
     let mut t = filled(config, 40);
     let segments = t.log.segments_count();
     let end = t.log.end_offset();
-    let none = t.log.delete_old_segments(NOW, end).unwrap();
+    let none = t.log.delete_old_segments(NOW, end, None).unwrap();
     assert!(none.is_empty());
-    let none = t.log.delete_old_segments(TimestampMs(NOW.0 + 1_000_000), Offset(0)).unwrap();
+    let none = t.log.delete_old_segments(TimestampMs(NOW.0 + 1_000_000), Offset(0), None).unwrap();
     assert!(none.is_empty(), "nothing is replicated");
     let later = TimestampMs(NOW.0 + 30_000);
-    let deleted = t.log.delete_old_segments(later, end).unwrap();
+    let deleted = t.log.delete_old_segments(later, end, None).unwrap();
     assert!(!deleted.is_empty());
     assert!(deleted.segments().iter().all(|segment| segment.2 == DeletionReason::RetentionTime));
     assert_eq!(t.log.segments_count(), segments - deleted.segments().len());
@@ -40,7 +40,7 @@ fn by_time_only_below_the_high_watermark_and_the_active_segment_rolls() {
         Err(ReadError::OffsetOutOfRange { .. })
     ));
     // All of it: the active segment goes too, and offsets go on.
-    let all = t.log.delete_old_segments(TimestampMs(NOW.0 + 1_000_000), end).unwrap();
+    let all = t.log.delete_old_segments(TimestampMs(NOW.0 + 1_000_000), end, None).unwrap();
     assert_eq!((t.log.segments_count(), t.log.log_start_offset(), t.log.size_in_bytes()), (1, end, 0));
     drop(all);
     t.sync();
@@ -56,11 +56,11 @@ fn by_size_keeps_at_least_what_is_asked() {
     let mut t = filled(config, 60);
     let end = t.log.end_offset();
     let before = t.log.size_in_bytes();
-    let deleted = t.log.delete_old_segments(NOW, end).unwrap();
+    let deleted = t.log.delete_old_segments(NOW, end, None).unwrap();
     let bytes: u64 = deleted.segments().iter().map(|segment| segment.1).sum();
     assert_eq!(before - bytes, t.log.size_in_bytes());
     assert!(t.log.size_in_bytes() >= 3000 && t.log.size_in_bytes() < 3000 + 1000);
-    assert!(t.log.delete_old_segments(NOW, end).unwrap().is_empty());
+    assert!(t.log.delete_old_segments(NOW, end, None).unwrap().is_empty());
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn delete_records_moves_the_start_and_frees_whole_segments() {
     assert_eq!(t.log.log_start_offset(), Offset(31));
     assert_eq!(t.records_from(Offset(31))[0].0, 31);
     assert!(t.log.read(Offset(30), end, 1, FirstBatch::Whole).is_err());
-    let deleted = t.log.delete_old_segments(NOW, end).unwrap();
+    let deleted = t.log.delete_old_segments(NOW, end, None).unwrap();
     assert!(deleted.segments().iter().all(|segment| segment.2 == DeletionReason::LogStartOffset));
     assert!(!deleted.is_empty());
     assert_eq!(t.log.log_start_offset(), Offset(31));
@@ -83,7 +83,7 @@ fn delete_records_moves_the_start_and_frees_whole_segments() {
     assert_eq!(t.log.log_start_offset(), Offset(31));
     assert_eq!(t.log.offset_for_timestamp(TimestampMs(0), end).unwrap().unwrap().offset, Offset(31));
     t.log.increment_log_start_offset(end, end).unwrap();
-    t.log.delete_old_segments(NOW, end).unwrap();
+    t.log.delete_old_segments(NOW, end, None).unwrap();
     assert_eq!(t.log.end_offset(), end);
     t.append(&batch(1)).unwrap();
 }
