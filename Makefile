@@ -136,9 +136,10 @@ sim: sim-build
 	$(BEGIN)
 	$(SIM) --seeds $(or $(SEEDS),100) --from $(or $(SIM_FROM),1) $(SIM_ARGS)
 
-# Its part of `make test`: the checkers' own tests, the same seed twice, and a few seeds.
+# Its part of `make test`: the checkers' own tests, the same seed twice, a few bugs that must be caught, and a few seeds.
 sim-short: sim-build
 	$(BEGIN)
 	cd tests/sim && $(CARGO) test --profile sim
 	$(SIM) same --seeds 1
+	for bug in ack-before-fsync vote-not-persisted snapshot-lacks-its-tail; do $(SIM) planted $$bug || exit 1; done
 	$(SIM) --seeds $(or $(SEEDS),8) $(SIM_ARGS)
