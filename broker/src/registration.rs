@@ -26,6 +26,8 @@ pub const NOT_REGISTERED: BrokerEpoch = BrokerEpoch(-1);
 
 /// Pause after an attempt that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How often a start that waits says why.
+const PROGRESS: Duration = Duration::from_secs(5);
 /// Between heartbeats while the broker waits for the controller to unfence it, or to let it go.
 const CHANGE_PAUSE: Duration = Duration::from_millis(50);
 /// A process that is gone is noticed within its session. A broker id that is still taken after so many sessions
@@ -180,8 +182,18 @@ impl Registration {
         let served = |answer: &Option<Answer>| {
             answer.is_some_and(|answer| answer.wish == Wish::Serve && !answer.state.is_fenced)
         };
+        let mut answers = self.answer.subscribe();
         // The sender lives in `self`.
-        let _ = self.answer.subscribe().wait_for(served).await;
+        while tokio::time::timeout(PROGRESS, answers.wait_for(served)).await.is_err() {
+            match *self.answer.borrow() {
+                Some(answer) if answer.state.is_fenced => {
+                    tracing::info!(
+                        "waiting: the controller keeps this broker fenced; it must have all metadata and be reachable"
+                    );
+                }
+                _ => tracing::info!("waiting: no controller answers the heartbeats of this broker"),
+            }
+        }
     }
 
     /// Ends the registration. With `controlled.shutdown.enable` the controller is told that this broker goes, and others
