@@ -117,7 +117,7 @@ impl LeaderEpochs {
         text
     }
 
-    fn decode(text: &str) -> Option<LeaderEpochs> {
+    pub(crate) fn decode(text: &str) -> Option<LeaderEpochs> {
         let mut lines = text.lines();
         if lines.next()?.trim() != "0" {
             return None;

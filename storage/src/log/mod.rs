@@ -3,7 +3,7 @@
 //! A `Log` is synchronous and has one owner (a replica, behind a mutex); what may take long comes out as a value that runs
 //! without that mutex: [`LogSlice`] (reads the payload), [`SyncWork`] (fsync), [`CompactionPlan`] (rewrite),
 //! [`DeletedSegments`] and [`DeletedLog`] (unlink), [`SealedSegment`] (makes an object of it). Concerns are in one file each: `append`, `roll`, `read`, `recover`,
-//! `truncate`, `retain`, `compact`, `sync`, `sealed`.
+//! `truncate`, `bootstrap`, `retain`, `compact`, `sync`, `sealed`.
 //!
 //! Invariants
 //! - `recovery_point <= synced_end_offset <= end_offset`, and `log_start_offset <= local_start_offset <= end_offset`. The first two
@@ -13,13 +13,14 @@
 //! - After an error the log is as it was before, or it is latched offline: then nothing works any more but dropping it.
 
 mod append;
+mod bootstrap;
 mod compact;
 pub mod config;
 pub mod errors;
 mod future;
 mod leader_epochs;
 pub(crate) mod offset_index;
-mod producer_state;
+pub(crate) mod producer_state;
 mod read;
 mod recover;
 mod retain;
@@ -46,6 +47,7 @@ use leader_epochs::{EpochFile, LeaderEpochs};
 use producer_state::ProducerState;
 use segment::Segment;
 
+pub use bootstrap::{BehindTier, BootstrapError};
 pub use compact::{Compacted, CompactionPlan, CompactionResult};
 pub use config::{CleanupPolicy, LogConfig};
 pub use errors::{AppendError, ChangeError, CompactError, Offline, OpenError, ReadError};

@@ -231,9 +231,14 @@ impl ProducerState {
         })
     }
 
+    /// Where the first transaction begins that is open.
+    pub(crate) fn first_undecided_offset(&self) -> Option<Offset> {
+        self.ongoing.first_key_value().map(|(first, _)| *first)
+    }
+
     /// The first offset that read_committed must not pass, given what is replicated.
     pub(crate) fn first_unstable_offset(&self, high_watermark: Offset) -> Option<Offset> {
-        let undecided = self.ongoing.first_key_value().map(|(first, _)| *first);
+        let undecided = self.first_undecided_offset();
         // Only what the high watermark has not reached yet, however many older ones have not been forgotten.
         let unreplicated = self.unreplicated.range(high_watermark..).map(|(_, first)| *first).min();
         match (undecided, unreplicated) {

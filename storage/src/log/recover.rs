@@ -137,6 +137,10 @@ impl Log {
                 true
             }
         };
+        // Lost, or cut by a start behind the tier that did not come to its end: what is appended there is not to be believed
+        // unchecked.
+        self.lower_recovery_point(self.end_offset)
+            .map_err(|error| OpenError::Io { path: self.dir.clone(), source: io::Error::other(error) })?;
         self.epochs.truncate_from_end(self.end_offset);
         self.check_epochs();
         // Indexes of older segments that were not there at all, and what was found to be wrong up to here.

@@ -54,7 +54,7 @@ impl Log {
         })
     }
 
-    fn lower_recovery_point(&mut self, offset: Offset) -> Result<(), ChangeError> {
+    pub(super) fn lower_recovery_point(&mut self, offset: Offset) -> Result<(), ChangeError> {
         if offset < self.live.recovery_point() {
             self.live.set_recovery_point(offset);
             // ORDER: durable before the first byte is cut. Else a crash after new appends would find a recovery point
@@ -68,11 +68,29 @@ impl Log {
 
     /// Epochs from `log_start_offset` to `offset` stay.
     pub(super) fn restart_at(&mut self, offset: Offset, log_start_offset: Offset) -> Result<(), ChangeError> {
+        self.remove_segments()?;
+        self.begin_at(offset)?;
+        self.set_log_start_offset(log_start_offset);
+        if log_start_offset < offset {
+            self.epochs.truncate_from_end(offset);
+        } else {
+            self.epochs.clear();
+        }
+        self.producers.clear();
+        self.remove_snapshots(|_| true).map_err(|error| self.change_error(error))
+    }
+
+    pub(super) fn remove_segments(&mut self) -> Result<(), ChangeError> {
         self.note_truncation(Offset(0));
         // ORDER: from the end, so that a crash in between leaves a log without a hole.
         for segment in self.segments.iter().rev() {
             remove(&segment.files).map_err(|error| self.change_error(error))?;
         }
+        Ok(())
+    }
+
+    /// Of a log whose segments are removed: the next record gets `offset`.
+    pub(super) fn begin_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
         let files = SegmentFiles::new(&self.disk, &self.dir, offset, "");
         files.log.open_or_create().map_err(|error| self.change_error(error))?;
         // At once, for there is always a segment, also in a log that an error above took offline.
@@ -81,15 +99,8 @@ impl Log {
         self.recovery_position = 0;
         self.end_offset = offset;
         self.synced_end_offset = offset;
-        self.set_log_start_offset(log_start_offset);
-        if log_start_offset < offset {
-            self.epochs.truncate_from_end(offset);
-        } else {
-            self.epochs.clear();
-        }
-        self.producers.clear();
         self.cleaner_offset = None;
-        self.remove_snapshots(|_| true).map_err(|error| self.change_error(error))
+        Ok(())
     }
 
     /// Without checks, and without the recovery point, which the caller knows to be below.
@@ -134,7 +145,7 @@ impl Log {
 
     /// ORDER: before anything is appended. A crash could mix what was cut with what took its place, in a row of batches that no
     /// leader ever had and whose epochs fit the leader's.
-    fn sync_cut(&mut self) -> Result<(), ChangeError> {
+    pub(super) fn sync_cut(&mut self) -> Result<(), ChangeError> {
         let active = &self.active().files.log;
         let synced =
             active.open().and_then(|file| file.sync_data()).and_then(|()| self.disk.sync_dir(&self.dir));

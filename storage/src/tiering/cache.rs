@@ -1,64 +1,64 @@
-//! Pieces of objects in memory: fetched once however many ask, kept while there is room, the least recently used given up
-//! first.
+//! What was fetched from the store, in memory: fetched once however many ask, kept while there is room, the least recently used
+//! given up first.
 //!
 //! A fetch runs on its own, whoever asked for it goes away or not. What is on its way counts as if it were there, so that reading
-//! ahead never takes more than the cache may hold; what somebody waits for is fetched in any case, and bounding how many
-//! wait is up to the caller.
+//! ahead never takes more than the cache may hold; what somebody waits for is fetched in any case, and bounding how much of
+//! that there is at a time is up to the store that is asked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
-use super::key::SegmentKey;
-use super::store::{ByteRange, ObjectStore, StoreError};
+use super::reader::RemoteReadError;
 
 /// Runs a task beside whoever asks.
 pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
 
-/// A piece of an object: position and length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct ChunkId {
-    pub key: SegmentKey,
-    pub position: u64,
-    pub len: usize,
+/// What is kept, of a size in memory.
+pub(super) trait Kept: Clone + Send + Sync + 'static {
+    fn size_in_bytes(&self) -> usize;
 }
 
-type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<StoreError>>>>;
+pub(super) type Fetched<V> = BoxFuture<'static, Result<V, RemoteReadError>>;
+type Fetch<V> = Shared<Fetched<V>>;
 
-#[derive(Clone)]
-pub(super) struct ChunkCache {
-    shared: Arc<CacheShared>,
+pub(super) struct Cache<K, V> {
+    shared: Arc<CacheShared<K, V>>,
 }
 
-struct CacheShared {
-    store: Arc<dyn ObjectStore>,
-    prefix: String,
+impl<K, V> Clone for Cache<K, V> {
+    fn clone(&self) -> Self {
+        Cache { shared: self.shared.clone() }
+    }
+}
+
+struct CacheShared<K, V> {
     spawn: Spawn,
     bytes_max: usize,
-    state: Mutex<State>,
+    state: Mutex<State<K, V>>,
 }
 
-#[derive(Default)]
-struct State {
-    chunks: HashMap<ChunkId, Chunk>,
+struct State<K, V> {
+    entries: HashMap<K, Entry<V>>,
     /// By last use.
-    by_use: BTreeMap<u64, ChunkId>,
+    by_use: BTreeMap<u64, K>,
     uses: u64,
     bytes: usize,
     counts: CacheCounts,
 }
 
-struct Chunk {
-    fetch: Fetch,
+struct Entry<V> {
+    fetch: Fetch<V>,
     is_there: bool,
+    bytes: usize,
     last_use: u64,
-    /// Tells a fetch from an earlier one of the same chunk.
+    /// Tells a fetch from an earlier one of the same key.
     number: u64,
 }
 
@@ -71,78 +71,74 @@ pub struct CacheCounts {
     pub held_bytes: u64,
 }
 
-impl State {
-    fn touch(&mut self, id: &ChunkId) {
+impl<K: Copy + Eq + Hash, V> State<K, V> {
+    fn touch(&mut self, key: &K) {
         self.uses += 1;
-        if let Some(chunk) = self.chunks.get_mut(id) {
-            self.by_use.remove(&chunk.last_use);
-            chunk.last_use = self.uses;
-            self.by_use.insert(self.uses, *id);
+        if let Some(entry) = self.entries.get_mut(key) {
+            self.by_use.remove(&entry.last_use);
+            entry.last_use = self.uses;
+            self.by_use.insert(self.uses, *key);
         }
     }
 
-    fn remove(&mut self, id: &ChunkId) {
-        if let Some(chunk) = self.chunks.remove(id) {
-            self.by_use.remove(&chunk.last_use);
-            self.bytes -= id.len;
+    fn remove(&mut self, key: &K) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.by_use.remove(&entry.last_use);
+            self.bytes -= entry.bytes;
         }
     }
 
-    /// Gives up what is there and was not used for the longest time, until `len` bytes more fit in; whether they do.
-    fn make_room(&mut self, len: usize, bytes_max: usize) -> bool {
-        let excess = (self.bytes + len).saturating_sub(bytes_max);
+    /// Gives up what is there and was not used for the longest time, until `bytes` more fit in; whether they do.
+    fn make_room(&mut self, bytes: usize, bytes_max: usize) -> bool {
+        let excess = (self.bytes + bytes).saturating_sub(bytes_max);
         let mut freed = 0;
         let mut victims = Vec::new();
-        for id in self.by_use.values() {
+        for key in self.by_use.values() {
             if freed >= excess {
                 break;
             }
-            if self.chunks.get(id).is_some_and(|chunk| chunk.is_there) {
-                freed += id.len;
-                victims.push(*id);
+            if let Some(entry) = self.entries.get(key).filter(|entry| entry.is_there) {
+                freed += entry.bytes;
+                victims.push(*key);
             }
         }
-        victims.iter().for_each(|id| self.remove(id));
+        victims.iter().for_each(|key| self.remove(key));
         freed >= excess
     }
 }
 
-impl ChunkCache {
-    pub(super) fn new(
-        store: Arc<dyn ObjectStore>,
-        prefix: &str,
-        spawn: Spawn,
-        bytes_max: usize,
-    ) -> ChunkCache {
-        let state = Mutex::new(State::default());
-        ChunkCache {
-            shared: Arc::new(CacheShared { store, prefix: prefix.to_owned(), spawn, bytes_max, state }),
-        }
+impl<K: Copy + Eq + Hash + Send + Sync + 'static, V: Kept> Cache<K, V> {
+    pub(super) fn new(spawn: Spawn, bytes_max: usize) -> Cache<K, V> {
+        let state = State {
+            entries: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            bytes: 0,
+            counts: CacheCounts::default(),
+        };
+        Cache { shared: Arc::new(CacheShared { spawn, bytes_max, state: Mutex::new(state) }) }
     }
 
-    pub(super) fn store(&self) -> &dyn ObjectStore {
-        &*self.shared.store
-    }
-
-    /// The name in the store.
-    pub(super) fn name(&self, key: &SegmentKey) -> String {
-        format!("{}{key}", self.shared.prefix)
-    }
-
-    pub(super) async fn get(&self, id: ChunkId) -> Result<Bytes, Arc<StoreError>> {
+    /// `bytes_expected`: what it counts until it is there.
+    pub(super) async fn get(
+        &self,
+        key: K,
+        bytes_expected: usize,
+        fetch: impl FnOnce() -> Fetched<V>,
+    ) -> Result<V, RemoteReadError> {
         let fetch = {
             let mut state = self.shared.state.lock();
-            let known = state.chunks.get(&id).map(|chunk| chunk.fetch.clone());
+            let known = state.entries.get(&key).map(|entry| entry.fetch.clone());
             match known {
                 Some(fetch) => {
                     state.counts.hits += 1;
-                    state.touch(&id);
+                    state.touch(&key);
                     fetch
                 }
                 None => {
                     state.counts.misses += 1;
-                    state.make_room(id.len, self.shared.bytes_max);
-                    let fetch = self.begin(&mut state, id);
+                    state.make_room(bytes_expected, self.shared.bytes_max);
+                    let fetch = self.begin(&mut state, key, bytes_expected, fetch());
                     drop(state);
                     self.run(fetch.clone());
                     fetch
@@ -153,18 +149,29 @@ impl ChunkCache {
     }
 
     /// Fetches what will be read soon, if there is room for it.
-    pub(super) fn read_ahead(&self, id: ChunkId) {
+    pub(super) fn read_ahead(&self, key: K, bytes_expected: usize, fetch: impl FnOnce() -> Fetched<V>) {
         let mut state = self.shared.state.lock();
-        if !state.chunks.contains_key(&id) && state.make_room(id.len, self.shared.bytes_max) {
-            let fetch = self.begin(&mut state, id);
+        if !state.entries.contains_key(&key) && state.make_room(bytes_expected, self.shared.bytes_max) {
+            let fetch = self.begin(&mut state, key, bytes_expected, fetch());
             drop(state);
             self.run(fetch);
         }
     }
 
+    /// Whether it is there or on its way.
+    pub(super) fn knows(&self, key: &K) -> bool {
+        self.shared.state.lock().entries.contains_key(key)
+    }
+
+    /// What is there, without waiting, and without counting as a use.
+    pub(super) fn peek(&self, key: &K) -> Option<V> {
+        let fetch = self.shared.state.lock().entries.get(key).filter(|entry| entry.is_there)?.fetch.clone();
+        fetch.peek()?.clone().ok()
+    }
+
     /// It was damaged: the next reader fetches it again.
-    pub(super) fn forget(&self, id: &ChunkId) {
-        self.shared.state.lock().remove(id);
+    pub(super) fn forget(&self, key: &K) {
+        self.shared.state.lock().remove(key);
     }
 
     pub(super) fn counts(&self) -> CacheCounts {
@@ -172,48 +179,49 @@ impl ChunkCache {
         CacheCounts { held_bytes: state.bytes as u64, ..state.counts }
     }
 
-    fn begin(&self, state: &mut State, id: ChunkId) -> Fetch {
-        let name = self.name(&id.key);
+    fn begin(&self, state: &mut State<K, V>, key: K, bytes: usize, fetch: Fetched<V>) -> Fetch<V> {
         state.uses += 1;
         let number = state.uses;
-        let (store, shared) = (self.shared.store.clone(), Arc::downgrade(&self.shared));
+        let shared = Arc::downgrade(&self.shared);
         let fetch = async move {
-            let got = store.get(&name, ByteRange::From { position: id.position, len: id.len }).await;
-            let got = got.and_then(|piece| match piece.bytes.len() == id.len {
-                true => Ok(piece.bytes),
-                false => Err(StoreError::Unavailable(format!(
-                    "{name}: {} bytes came where {} were asked for",
-                    piece.bytes.len(),
-                    id.len
-                ))),
-            });
-            end(&shared, &id, number, got.is_ok());
-            got.map_err(Arc::new)
+            let got = fetch.await;
+            end(&shared, &key, number, got.as_ref().ok());
+            got
         };
         let fetch = fetch.boxed().shared();
-        state.chunks.insert(id, Chunk { fetch: fetch.clone(), is_there: false, last_use: number, number });
-        state.by_use.insert(number, id);
-        state.bytes += id.len;
+        let entry = Entry { fetch: fetch.clone(), is_there: false, bytes, last_use: number, number };
+        state.entries.insert(key, entry);
+        state.by_use.insert(number, key);
+        state.bytes += bytes;
         fetch
     }
 
     /// Not under the lock, which the end of a fetch takes.
-    fn run(&self, fetch: Fetch) {
+    fn run(&self, fetch: Fetch<V>) {
         // Whoever waits has the outcome.
         (self.shared.spawn)(Box::pin(fetch.map(drop)));
     }
 }
 
-fn end(shared: &Weak<CacheShared>, id: &ChunkId, number: u64, is_there: bool) {
+fn end<K: Copy + Eq + Hash, V: Kept>(
+    shared: &Weak<CacheShared<K, V>>,
+    key: &K,
+    number: u64,
+    got: Option<&V>,
+) {
     let Some(shared) = shared.upgrade() else { return };
     let mut state = shared.state.lock();
-    let Some(chunk) = state.chunks.get_mut(id).filter(|chunk| chunk.number == number) else { return };
-    chunk.is_there = is_there;
-    if is_there {
-        state.counts.fetched_bytes += id.len as u64;
-        // What was fetched while all was full of what is on its way.
-        state.make_room(0, shared.bytes_max);
-    } else {
-        state.remove(id);
+    let State { entries, bytes, counts, .. } = &mut *state;
+    let Some(entry) = entries.get_mut(key).filter(|entry| entry.number == number) else { return };
+    match got {
+        Some(got) => {
+            *bytes = *bytes - entry.bytes + got.size_in_bytes();
+            entry.bytes = got.size_in_bytes();
+            entry.is_there = true;
+            counts.fetched_bytes += entry.bytes as u64;
+            // What was fetched while all was full of what is on its way.
+            state.make_room(0, shared.bytes_max);
+        }
+        None => state.remove(key),
     }
 }

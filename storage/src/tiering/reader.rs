@@ -1,21 +1,23 @@
 //! Reads tiered segments: finds the batch of an offset by the indexes of its object, fetches pieces of fixed size and reads
-//! ahead, checks every batch before it is handed out.
+//! ahead, also into the segment that comes next, and checks every batch before it is handed out.
+//!
+//! What it asks the store for goes on when whoever asked has gone away: a reader that gives up after a while and comes again
+//! finds what it began.
 
-use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::lock::Mutex as AsyncMutex;
-use ottla_batch::{BatchHeader, HEADER_LEN, Offset, TimestampMs};
-use parking_lot::Mutex;
+use futures::FutureExt;
+use ottla_batch::{BatchHeader, HEADER_LEN, LeaderEpoch, Offset, TimestampMs};
 
-use super::cache::{CacheCounts, ChunkCache, ChunkId, Spawn};
+use super::cache::{Cache, CacheCounts, Kept, Spawn};
 use super::key::SegmentKey;
 use super::object::{Damaged, FOOTER_BYTES, Footer, Indexes, Section};
 use super::store::{ByteRange, ObjectStore, StoreError};
-use crate::log::AbortedTransaction;
+use crate::log::producer_state::ProducerState;
 use crate::log::transaction_index::{AbortedTxn, ENTRY_LEN};
+use crate::log::{AbortedTransaction, TimestampedOffset};
 
 #[derive(Debug, Clone, Copy)]
 pub struct ReaderConfig {
@@ -23,8 +25,8 @@ pub struct ReaderConfig {
     pub chunk_bytes: NonZeroUsize,
     /// Of chunks in memory, those on their way included.
     pub cache_bytes_max: usize,
-    /// Objects whose footer and indexes are kept.
-    pub heads_max: usize,
+    /// Of the footers and indexes of objects in memory.
+    pub heads_bytes_max: usize,
     /// Of the end of an object, asked for first: footer and mostly indexes.
     pub tail_bytes: usize,
 }
@@ -34,7 +36,7 @@ impl Default for ReaderConfig {
         ReaderConfig {
             chunk_bytes: NonZeroUsize::new(8 << 20).unwrap_or(NonZeroUsize::MIN),
             cache_bytes_max: 128 << 20,
-            heads_max: 256,
+            heads_bytes_max: 32 << 20,
             tail_bytes: 256 << 10,
         }
     }
@@ -53,8 +55,24 @@ pub enum RemoteReadError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteBatches {
     pub bytes: Bytes,
-    /// Offset after the last of them; the end of the segment when nothing is left in it.
+    /// Offset after the last of them; the limit when nothing is left below it.
     pub next_offset: Offset,
+    /// What comes after them in the segment is in memory, or on its way there: time to think of the next one.
+    pub nears_end: bool,
+}
+
+/// A piece of an object: position and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ChunkId {
+    key: SegmentKey,
+    position: u64,
+    len: usize,
+}
+
+impl Kept for Bytes {
+    fn size_in_bytes(&self) -> usize {
+        self.len()
+    }
 }
 
 /// What is kept of an object.
@@ -62,16 +80,29 @@ struct Head {
     footer: Footer,
     indexes: Indexes,
     aborted: Vec<AbortedTxn>,
+    /// Where the first transaction begins that is open at the end of the segment.
+    first_undecided: Option<Offset>,
 }
 
-/// A head, and one who fetches it for all.
-type Slot = Arc<AsyncMutex<Option<Arc<Head>>>>;
+impl Kept for Arc<Head> {
+    fn size_in_bytes(&self) -> usize {
+        size_of::<Head>() + self.indexes.bytes() + self.aborted.len() * size_of::<AbortedTxn>()
+    }
+}
+
+/// The store, for fetches that outlive those who asked.
+struct Source {
+    store: Arc<dyn ObjectStore>,
+    prefix: String,
+    tail_bytes: usize,
+}
 
 pub struct RemoteReader {
     config: ReaderConfig,
-    chunks: ChunkCache,
-    /// The most recently used last.
-    heads: Mutex<VecDeque<(SegmentKey, Slot)>>,
+    source: Arc<Source>,
+    spawn: Spawn,
+    chunks: Cache<ChunkId, Bytes>,
+    heads: Cache<SegmentKey, Arc<Head>>,
 }
 
 impl RemoteReader {
@@ -82,29 +113,73 @@ impl RemoteReader {
         spawn: Spawn,
         config: ReaderConfig,
     ) -> RemoteReader {
-        let chunks = ChunkCache::new(store, prefix, spawn, config.cache_bytes_max);
-        RemoteReader { config, chunks, heads: Mutex::new(VecDeque::new()) }
+        RemoteReader {
+            config,
+            source: Arc::new(Source {
+                store,
+                prefix: prefix.to_owned(),
+                tail_bytes: config.tail_bytes.max(FOOTER_BYTES),
+            }),
+            chunks: Cache::new(spawn.clone(), config.cache_bytes_max),
+            heads: Cache::new(spawn.clone(), config.heads_bytes_max),
+            spawn,
+        }
     }
 
+    /// Of the batches; footers and indexes are not counted.
     pub fn counts(&self) -> CacheCounts {
         self.chunks.counts()
+    }
+
+    /// Of the footers and indexes.
+    pub fn head_counts(&self) -> CacheCounts {
+        self.heads.counts()
     }
 
     pub async fn footer(&self, key: &SegmentKey) -> Result<Footer, RemoteReadError> {
         Ok(self.head(key).await?.footer.clone())
     }
 
-    /// An offset at or before the first record of the segment that is not older than `timestamp`.
-    pub async fn offset_before(
+    /// The first record in `[from, limit)` that is not older than `timestamp`. `decompressed_bytes_max`: of one batch.
+    pub async fn offset_for_timestamp(
         &self,
         key: &SegmentKey,
         timestamp: TimestampMs,
-    ) -> Result<Offset, RemoteReadError> {
-        Ok(self.head(key).await?.indexes.offset_before(timestamp))
+        from: Offset,
+        limit: Offset,
+        decompressed_bytes_max: usize,
+    ) -> Result<Option<TimestampedOffset>, RemoteReadError> {
+        let mut next = self.head(key).await?.indexes.offset_before(timestamp).max(from);
+        while next < limit {
+            let read = self.read(key, next, limit, self.config.chunk_bytes.get()).await?;
+            let mut rest = read.bytes;
+            while !rest.is_empty() {
+                let damaged = |what: String| self.source.damaged(key, &Damaged::new(what));
+                let header = BatchHeader::parse(&rest).map_err(|error| damaged(error.to_string()))?;
+                let batch = rest.split_to(header.size_in_bytes());
+                if header.max_timestamp < timestamp {
+                    continue;
+                }
+                let records = ottla_batch::records(&batch, decompressed_bytes_max);
+                for record in records.map_err(|error| damaged(error.to_string()))? {
+                    let record = record.map_err(|error| damaged(error.to_string()))?;
+                    if record.timestamp >= timestamp && record.offset >= from && record.offset < limit {
+                        let epoch = header.leader_epoch;
+                        return Ok(Some(TimestampedOffset {
+                            timestamp: record.timestamp,
+                            offset: record.offset,
+                            leader_epoch: (epoch > LeaderEpoch::NONE).then_some(epoch),
+                        }));
+                    }
+                }
+            }
+            next = read.next_offset;
+        }
+        Ok(None)
     }
 
-    /// Those that ended in this segment and touch `[from, upto)`. Whether later segments may hold more: their markers
-    /// come later.
+    /// Those that ended in this segment and touch `[from, upto)`. Whether later segments may hold more: transactions that begin
+    /// before `upto` are still open at its end.
     pub async fn aborted_transactions(
         &self,
         key: &SegmentKey,
@@ -118,9 +193,7 @@ impl RemoteReader {
             producer_id: aborted.producer_id,
             first_offset: aborted.first_offset,
         });
-        // What comes after a marker that was written when all below `upto` was decided does not touch it.
-        let is_decided = head.aborted.iter().any(|aborted| aborted.last_stable_offset >= upto);
-        Ok((found.collect(), !is_decided))
+        Ok((found.collect(), head.first_undecided.is_some_and(|first| first < upto)))
     }
 
     /// The bytes of a section, as they are needed rarely: epochs and producers, when a follower begins behind them.
@@ -129,17 +202,40 @@ impl RemoteReader {
         let range = head.footer.range(section);
         let bytes = match range.is_empty() {
             true => Bytes::new(),
-            false => self.fetch(key, range.start, (range.end - range.start) as usize).await?,
+            false => self.source.fetch(key, range.start, (range.end - range.start) as usize).await?,
         };
-        head.footer.check(section, &bytes).map_err(|damaged| self.damaged(key, &damaged))?;
+        head.footer.check(section, &bytes).map_err(|damaged| self.source.damaged(key, &damaged))?;
         Ok(bytes)
     }
 
-    /// From the batch that holds `from` on: at least that one, then as many as `bytes_max` and the piece that was fetched allow.
+    /// It will be read soon, from its first batch on.
+    pub fn expect(&self, key: &SegmentKey) {
+        let key = *key;
+        match self.heads.peek(&key) {
+            Some(head) => self.expect_batches(&key, &head),
+            None if self.heads.knows(&key) => {}
+            None => {
+                let (heads, source) = (self.heads.clone(), self.source.clone());
+                // The batches follow with the next word of whoever expects it.
+                heads.read_ahead(key, source.tail_bytes, || fetch_head(source.clone(), key).boxed());
+            }
+        }
+    }
+
+    fn expect_batches(&self, key: &SegmentKey, head: &Head) {
+        let end = head.footer.range(Section::Batches).end;
+        if end > 0 {
+            self.read_ahead_at(key, 0, end);
+        }
+    }
+
+    /// From the batch that holds `from` on: at least that one, then as many as `bytes_max`, `limit` and the piece that was fetched
+    /// allow. Batches from `limit` on are not read.
     pub async fn read(
         &self,
         key: &SegmentKey,
         from: Offset,
+        limit: Offset,
         bytes_max: usize,
     ) -> Result<RemoteBatches, RemoteReadError> {
         let head = self.head(key).await?;
@@ -149,39 +245,44 @@ impl RemoteReader {
         let (mut chunk, mut chunk_at) = (Bytes::new(), at);
         let first = loop {
             if at >= end {
-                return Ok(RemoteBatches { bytes: Bytes::new(), next_offset: head.footer.end_offset });
+                return Ok(RemoteBatches { bytes: Bytes::new(), next_offset: limit, nears_end: true });
             }
             if at >= chunk_at + chunk.len() as u64 {
                 (chunk, chunk_at) = self.chunk_of(key, at, end).await?;
             }
             let header = self.header(key, at, end, &chunk, chunk_at).await?;
+            if header.base_offset >= limit {
+                return Ok(RemoteBatches { bytes: Bytes::new(), next_offset: limit, nears_end: true });
+            }
             if header.last_offset() >= from {
                 break header;
             }
             at += header.size_in_bytes() as u64;
         };
-        self.read_ahead(key, at, end);
+        let nears_end = self.read_ahead(key, at, end);
         let within = (at - chunk_at) as usize;
         if within + first.size_in_bytes() > chunk.len() {
             let bytes = self.across(key, at, first.size_in_bytes(), end).await?;
             self.check(key, &first, &bytes, at, end)?;
-            return Ok(RemoteBatches { bytes, next_offset: first.next_offset() });
+            let nears_end = nears_end || at + bytes.len() as u64 == end;
+            return Ok(RemoteBatches { bytes, next_offset: first.next_offset(), nears_end });
         }
         let (mut taken, mut next_offset) = (0, from);
         let rest = chunk.slice(within..);
         while rest.len() - taken >= HEADER_LEN && at + (taken as u64) < end {
             let header = BatchHeader::parse(&rest[taken..]);
-            let header = header.map_err(|error| self.damaged(key, &Damaged::new(error.to_string())))?;
+            let header = header.map_err(|error| self.source.damaged(key, &Damaged::new(error.to_string())))?;
             let size = header.size_in_bytes();
             let Some(batch) = rest.get(taken..taken + size) else { break };
-            if taken > 0 && taken + size > bytes_max {
+            if taken > 0 && (taken + size > bytes_max || header.base_offset >= limit) {
                 break;
             }
             self.check(key, &header, batch, at + taken as u64, end)?;
             taken += size;
             next_offset = header.next_offset();
         }
-        Ok(RemoteBatches { bytes: rest.slice(..taken), next_offset })
+        let nears_end = nears_end || at + taken as u64 == end;
+        Ok(RemoteBatches { bytes: rest.slice(..taken), next_offset, nears_end })
     }
 
     fn check(
@@ -206,12 +307,8 @@ impl RemoteReader {
             {
                 self.chunks.forget(&self.chunk_id(key, position, end));
             }
-            self.damaged(key, &Damaged::new(format!("at position {at}: {what}")))
+            self.source.damaged(key, &Damaged::new(format!("at position {at}: {what}")))
         })
-    }
-
-    fn damaged(&self, key: &SegmentKey, damaged: &Damaged) -> RemoteReadError {
-        RemoteReadError::Damaged { key: self.chunks.name(key), what: damaged.to_string() }
     }
 
     /// The piece that holds `position` of a section that ends at `end`.
@@ -228,16 +325,26 @@ impl RemoteReader {
         end: u64,
     ) -> Result<(Bytes, u64), RemoteReadError> {
         let id = self.chunk_id(key, position, end);
-        Ok((self.chunks.get(id).await?, id.position))
+        let chunk = self.chunks.get(id, id.len, || fetch_chunk(self.source.clone(), id).boxed());
+        Ok((chunk.await?, id.position))
     }
 
-    /// Whoever reads the second half of a piece will soon want the next one.
-    fn read_ahead(&self, key: &SegmentKey, position: u64, end: u64) {
+    /// Whoever reads the second half of a piece will soon want the next one. Whether there is none.
+    fn read_ahead(&self, key: &SegmentKey, position: u64, end: u64) -> bool {
         let id = self.chunk_id(key, position, end);
         let next = id.position + id.len as u64;
-        if next < end && position - id.position >= id.len as u64 / 2 {
-            self.chunks.read_ahead(self.chunk_id(key, next, end));
+        if position - id.position < id.len as u64 / 2 {
+            return false;
         }
+        if next < end {
+            self.read_ahead_at(key, next, end);
+        }
+        next >= end
+    }
+
+    fn read_ahead_at(&self, key: &SegmentKey, position: u64, end: u64) {
+        let id = self.chunk_id(key, position, end);
+        self.chunks.read_ahead(id, id.len, || fetch_chunk(self.source.clone(), id).boxed());
     }
 
     async fn header(
@@ -253,7 +360,7 @@ impl RemoteReader {
         let bytes = match chunk.get(within..within + HEADER_LEN) {
             Some(bytes) => bytes,
             None if at + HEADER_LEN as u64 > end => {
-                return Err(self.damaged(key, &Damaged::new(format!("no batch at position {at}"))));
+                return Err(self.source.damaged(key, &Damaged::new(format!("no batch at position {at}"))));
             }
             None => {
                 across = self.across(key, at, HEADER_LEN, end).await?;
@@ -262,10 +369,11 @@ impl RemoteReader {
         };
         let header = BatchHeader::parse(bytes);
         let header =
-            header.map_err(|error| self.damaged(key, &Damaged::new(format!("at position {at}: {error}"))))?;
+            header.map_err(|error| self.source.damaged(key, &Damaged::new(format!("at position {at}: {error}"))))?;
         match at + header.size_in_bytes() as u64 > end {
             true => {
                 Err(self
+                    .source
                     .damaged(key, &Damaged::new(format!("the batch at position {at} does not end in it"))))
             }
             false => Ok(header),
@@ -291,8 +399,24 @@ impl RemoteReader {
         Ok(bytes.freeze())
     }
 
+    async fn head(&self, key: &SegmentKey) -> Result<Arc<Head>, RemoteReadError> {
+        let bytes_expected = self.source.tail_bytes;
+        self.heads.get(*key, bytes_expected, || fetch_head(self.source.clone(), *key).boxed()).await
+    }
+}
+
+impl Source {
+    /// The name in the store.
+    fn name(&self, key: &SegmentKey) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn damaged(&self, key: &SegmentKey, damaged: &Damaged) -> RemoteReadError {
+        RemoteReadError::Damaged { key: self.name(key), what: damaged.to_string() }
+    }
+
     async fn fetch(&self, key: &SegmentKey, position: u64, len: usize) -> Result<Bytes, RemoteReadError> {
-        let piece = self.chunks.store().get(&self.chunks.name(key), ByteRange::From { position, len }).await;
+        let piece = self.store.get(&self.name(key), ByteRange::From { position, len }).await;
         let piece = piece.map_err(Arc::new)?;
         match piece.bytes.len() == len {
             true => Ok(piece.bytes),
@@ -301,54 +425,41 @@ impl RemoteReader {
             }
         }
     }
+}
 
-    async fn head(&self, key: &SegmentKey) -> Result<Arc<Head>, RemoteReadError> {
-        let slot = {
-            let mut heads = self.heads.lock();
-            let known =
-                heads.iter().position(|(known, _)| known == key).and_then(|index| heads.remove(index));
-            let slot = known.map_or_else(Slot::default, |(_, slot)| slot);
-            heads.push_back((*key, slot.clone()));
-            while heads.len() > self.config.heads_max {
-                heads.pop_front();
-            }
-            slot
-        };
-        let mut slot = slot.lock().await;
-        if let Some(head) = &*slot {
-            return Ok(head.clone());
-        }
-        let head = Arc::new(self.fetch_head(key).await?);
-        *slot = Some(head.clone());
-        Ok(head)
-    }
+async fn fetch_chunk(source: Arc<Source>, id: ChunkId) -> Result<Bytes, RemoteReadError> {
+    source.fetch(&id.key, id.position, id.len).await
+}
 
-    async fn fetch_head(&self, key: &SegmentKey) -> Result<Head, RemoteReadError> {
-        let damaged = |damaged: Damaged| self.damaged(key, &damaged);
-        let range = ByteRange::Suffix { len: self.config.tail_bytes.max(FOOTER_BYTES) };
-        let tail = self.chunks.store().get(&self.chunks.name(key), range).await.map_err(Arc::new)?;
-        let footer = Footer::decode(&tail.bytes, tail.object_bytes).map_err(damaged)?;
-        footer.check_key(key).map_err(damaged)?;
-        let from = footer.range(Section::OffsetIndex).start;
-        let to = footer.range(Section::TransactionIndex).end;
-        let (behind, behind_at) = match tail.position <= from {
-            true => (tail.bytes, tail.position),
-            false => (self.fetch(key, from, (to - from) as usize).await?, from),
-        };
-        let section = |section| {
-            let range = footer.range(section);
-            // Copied, or all of the tail would be kept with it.
-            Bytes::copy_from_slice(
-                &behind[(range.start - behind_at) as usize..(range.end - behind_at) as usize],
-            )
-        };
-        let transactions = section(Section::TransactionIndex);
-        footer.check(Section::TransactionIndex, &transactions).map_err(damaged)?;
-        let aborted =
-            transactions.as_chunks::<ENTRY_LEN>().0.iter().map(AbortedTxn::decode).collect::<Option<_>>();
-        let aborted =
-            aborted.ok_or_else(|| damaged(Damaged::new("an aborted transaction of an unknown version")))?;
-        let indexes = Indexes::new(&footer, section(Section::OffsetIndex), section(Section::TimeIndex));
-        Ok(Head { indexes: indexes.map_err(damaged)?, footer, aborted })
-    }
+async fn fetch_head(source: Arc<Source>, key: SegmentKey) -> Result<Arc<Head>, RemoteReadError> {
+    let damaged = |damaged: Damaged| source.damaged(&key, &damaged);
+    let range = ByteRange::Suffix { len: source.tail_bytes };
+    let tail = source.store.get(&source.name(&key), range).await.map_err(Arc::new)?;
+    let footer = Footer::decode(&tail.bytes, tail.object_bytes).map_err(damaged)?;
+    footer.check_key(&key).map_err(damaged)?;
+    let from = footer.range(Section::OffsetIndex).start;
+    let to = footer.range(Section::ProducerSnapshot).end;
+    let (behind, behind_at) = match tail.position <= from {
+        true => (tail.bytes, tail.position),
+        false => (source.fetch(&key, from, (to - from) as usize).await?, from),
+    };
+    let section = |section| {
+        let range = footer.range(section);
+        behind.slice((range.start - behind_at) as usize..(range.end - behind_at) as usize)
+    };
+    let transactions = section(Section::TransactionIndex);
+    footer.check(Section::TransactionIndex, &transactions).map_err(damaged)?;
+    let aborted =
+        transactions.as_chunks::<ENTRY_LEN>().0.iter().map(AbortedTxn::decode).collect::<Option<_>>();
+    let aborted =
+        aborted.ok_or_else(|| damaged(Damaged::new("an aborted transaction of an unknown version")))?;
+    let producers = section(Section::ProducerSnapshot);
+    footer.check(Section::ProducerSnapshot, &producers).map_err(damaged)?;
+    let producers = ProducerState::decode_snapshot(&producers)
+        .ok_or_else(|| damaged(Damaged::new("a producer snapshot of an unknown version")))?;
+    // Copied, or all of the tail would be kept with them.
+    let copied = |of| Bytes::copy_from_slice(&section(of));
+    let indexes = Indexes::new(&footer, copied(Section::OffsetIndex), copied(Section::TimeIndex));
+    let first_undecided = producers.first_undecided_offset();
+    Ok(Arc::new(Head { indexes: indexes.map_err(damaged)?, footer, aborted, first_undecided }))
 }

@@ -68,6 +68,9 @@ impl ObjectStore for Scripted {
     }
 }
 
+/// No limit.
+const END: Offset = Offset(i64::MAX);
+
 struct Tier {
     store: Arc<Scripted>,
     reader: Arc<RemoteReader>,
@@ -80,7 +83,7 @@ struct Tier {
 const SMALL: ReaderConfig = ReaderConfig {
     chunk_bytes: NonZeroUsize::new(700).unwrap(),
     cache_bytes_max: 2_100,
-    heads_max: 2,
+    heads_bytes_max: 1_500,
     tail_bytes: 200,
 };
 
@@ -94,6 +97,10 @@ fn tier(config: ReaderConfig) -> Tier {
             log.append_marker(9, ControlKind::Abort);
         }
     }
+    tier_of(log, config)
+}
+
+fn tier_of(mut log: TestLog, config: ReaderConfig) -> Tier {
     log.sync();
     let (mut objects, mut keys, mut batches) = (HashMap::new(), Vec::new(), Vec::new());
     let mut next = Offset(0);
@@ -149,7 +156,7 @@ async fn every_offset_is_read_as_the_log_has_it() {
         let end = tier.keys[tier.keys.len() - 1].end_offset;
         // From each offset the batch that holds it.
         for offset in (0..end.0).map(Offset) {
-            let read = tier.reader.read(tier.key_of(offset), offset, bytes_max).await.unwrap();
+            let read = tier.reader.read(tier.key_of(offset), offset, END, bytes_max).await.unwrap();
             let first = BatchHeader::parse(&read.bytes).unwrap();
             assert!(first.base_offset <= offset && offset < first.next_offset(), "{offset}: {first:?}");
             assert!(read.bytes.len() <= bytes_max.max(first.size_in_bytes()));
@@ -157,7 +164,7 @@ async fn every_offset_is_read_as_the_log_has_it() {
         // And from the first on all of them.
         let (mut next, mut all) = (Offset(0), Vec::new());
         while next < end {
-            let read = tier.reader.read(tier.key_of(next), next, bytes_max).await.unwrap();
+            let read = tier.reader.read(tier.key_of(next), next, END, bytes_max).await.unwrap();
             assert!(read.next_offset > next);
             next = read.next_offset;
             all.extend_from_slice(&read.bytes);
@@ -177,10 +184,6 @@ async fn the_sections_are_those_of_the_log() {
             for section in Section::ALL {
                 let bytes = tier.reader.section(key, section).await.unwrap();
                 footer.check(section, &bytes).unwrap();
-            }
-            for timestamp in [NOW.0 - 1, NOW.0 + 155, NOW.0 + 10_000] {
-                let before = tier.reader.offset_before(key, TimestampMs(timestamp)).await.unwrap();
-                assert!(key.base_offset <= before && before < key.end_offset);
             }
         }
         let marker = tier.batches.iter().map(|batch| BatchHeader::parse(batch).unwrap());
@@ -202,11 +205,11 @@ async fn the_sections_are_those_of_the_log() {
 async fn one_request_serves_all_who_ask_and_what_is_kept_needs_none() {
     let tier =
         tier(ReaderConfig { chunk_bytes: NonZeroUsize::new(8 << 20).unwrap(), ..ReaderConfig::default() });
-    let readers = (0..20).map(|_| tier.reader.read(&tier.keys[0], Offset(0), 1 << 20));
+    let readers = (0..20).map(|_| tier.reader.read(&tier.keys[0], Offset(0), END, 1 << 20));
     let all = futures::future::try_join_all(readers).await.unwrap();
     assert!(all.iter().all(|read| read == &all[0]));
     assert_eq!(tier.asked(), 2, "the end of the object, and the batches");
-    tier.reader.read(&tier.keys[0], Offset(3), 1 << 20).await.unwrap();
+    tier.reader.read(&tier.keys[0], Offset(3), END, 1 << 20).await.unwrap();
     assert_eq!(tier.asked(), 2);
 }
 
@@ -218,7 +221,7 @@ async fn what_comes_next_is_read_ahead_and_only_if_there_is_room() {
     let chunks = tier.reader.footer(&key).await.unwrap().range(Section::Batches).end.div_ceil(700);
     let mut next = key.base_offset;
     while next < key.end_offset {
-        next = tier.reader.read(&key, next, 1).await.unwrap().next_offset;
+        next = tier.reader.read(&key, next, END, 1).await.unwrap().next_offset;
         tokio::task::yield_now().await;
     }
     let counts = tier.reader.counts();
@@ -230,7 +233,7 @@ async fn what_comes_next_is_read_ahead_and_only_if_there_is_room() {
     let (key, reader) = (tier.keys[0], tier.reader.clone());
     tier.reader.footer(&key).await.unwrap();
     let closed = tier.store.open.acquire_many(1_000).await.unwrap();
-    let reading = tokio::spawn(async move { reader.read(&key, Offset(0), 1).await });
+    let reading = tokio::spawn(async move { reader.read(&key, Offset(0), END, 1).await });
     while tier.asked() < 2 {
         tokio::task::yield_now().await;
     }
@@ -244,13 +247,13 @@ async fn a_reader_that_goes_away_does_not_stop_the_fetch() {
     let tier = tier(ReaderConfig::default());
     tier.reader.footer(&tier.keys[0]).await.unwrap();
     let closed = tier.store.open.acquire_many(1_000).await.unwrap();
-    let gone = tier.reader.read(&tier.keys[0], Offset(0), 1).now_or_never();
+    let gone = tier.reader.read(&tier.keys[0], Offset(0), END, 1).now_or_never();
     assert!(gone.is_none());
     drop(closed);
     while tier.reader.counts().fetched_bytes == 0 {
         tokio::task::yield_now().await;
     }
-    tier.reader.read(&tier.keys[0], Offset(0), 1).await.unwrap();
+    tier.reader.read(&tier.keys[0], Offset(0), END, 1).await.unwrap();
     assert_eq!(tier.asked(), 2);
 }
 
@@ -259,22 +262,22 @@ async fn a_failure_reaches_those_who_waited_and_is_not_kept() {
     let tier = tier(ReaderConfig::default());
     let away = || StoreError::Unavailable("away".to_owned());
     tier.store.failures.lock().push(away());
-    let failed = tier.reader.read(&tier.keys[0], Offset(0), 1).await.unwrap_err();
+    let failed = tier.reader.read(&tier.keys[0], Offset(0), END, 1).await.unwrap_err();
     assert_eq!(failed.to_string(), "away");
     tier.reader.footer(&tier.keys[0]).await.unwrap();
     tier.store.failures.lock().push(away());
     let closed = tier.store.open.acquire_many(1_000).await.unwrap();
     let both = futures::future::join3(
-        tier.reader.read(&tier.keys[0], Offset(0), 1),
-        tier.reader.read(&tier.keys[0], Offset(1), 1),
+        tier.reader.read(&tier.keys[0], Offset(0), END, 1),
+        tier.reader.read(&tier.keys[0], Offset(1), END, 1),
         async move { drop(closed) },
     );
     let (first, second, ()) = both.await;
     assert!(first.is_err() && second.is_err());
     assert_eq!(tier.reader.counts().held_bytes, 0);
-    tier.reader.read(&tier.keys[0], Offset(0), 1).await.unwrap();
+    tier.reader.read(&tier.keys[0], Offset(0), END, 1).await.unwrap();
     let missing = SegmentKey { suffix: 8, ..tier.keys[0] };
-    let missing = tier.reader.read(&missing, Offset(0), 1).await.unwrap_err();
+    let missing = tier.reader.read(&missing, Offset(0), END, 1).await.unwrap_err();
     assert!(matches!(&missing, RemoteReadError::Store(error) if matches!(**error, StoreError::NotFound(_))));
 }
 
@@ -287,12 +290,112 @@ async fn damage_on_the_way_is_found_and_asked_for_again() {
     // In the footer and in an index: the first answer is the whole object.
     for at in [object.len() - 20, footer.range(Section::TimeIndex).start as usize] {
         *tier.store.damage.lock() = Some(at);
-        let damaged = tier.reader.read(&key, Offset(0), 1 << 20).await.unwrap_err();
+        let damaged = tier.reader.read(&key, Offset(0), END, 1 << 20).await.unwrap_err();
         assert!(matches!(damaged, RemoteReadError::Damaged { .. }), "{damaged}");
     }
     tier.reader.footer(&key).await.unwrap();
     *tier.store.damage.lock() = Some(70);
-    let damaged = tier.reader.read(&key, Offset(0), 1 << 20).await.unwrap_err();
+    let damaged = tier.reader.read(&key, Offset(0), END, 1 << 20).await.unwrap_err();
     assert!(matches!(damaged, RemoteReadError::Damaged { .. }), "{damaged}");
-    assert!(!tier.reader.read(&key, Offset(0), 1 << 20).await.unwrap().bytes.is_empty());
+    assert!(!tier.reader.read(&key, Offset(0), END, 1 << 20).await.unwrap().bytes.is_empty());
+}
+
+#[tokio::test]
+async fn times_lead_to_the_offsets_that_the_log_finds() {
+    let tier = tier(SMALL);
+    let limit = tier.keys[tier.keys.len() - 1].end_offset;
+    for timestamp in (NOW.0 - 5..NOW.0 + 650).step_by(5).map(TimestampMs) {
+        let expected = tier.log.log.offset_for_timestamp(timestamp, limit).unwrap();
+        let mut found = None;
+        for key in &tier.keys {
+            let (from, limit) = (key.base_offset, key.end_offset);
+            found = tier.reader.offset_for_timestamp(key, timestamp, from, limit, 1 << 20).await.unwrap();
+            if found.is_some() {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "{timestamp:?}");
+    }
+    let key = &tier.keys[1];
+    let (from, limit) = (key.base_offset.plus(3), key.base_offset.plus(5));
+    let find = |timestamp| tier.reader.offset_for_timestamp(key, timestamp, from, limit, 1 << 20);
+    let first = find(TimestampMs(0)).await.unwrap().unwrap();
+    assert_eq!(first.offset, from, "not before what was asked for");
+    assert_eq!(find(TimestampMs(first.timestamp.0 + 100)).await.unwrap(), None, "the limit");
+}
+
+#[tokio::test]
+async fn nothing_is_read_from_the_limit_on() {
+    let tier = tier(ReaderConfig::default());
+    let key = &tier.keys[0];
+    let second = BatchHeader::parse(&tier.batches[1]).unwrap();
+    let read = tier.reader.read(key, Offset(0), second.base_offset, 1 << 20).await.unwrap();
+    assert_eq!((read.bytes, read.next_offset), (tier.batches[0].clone(), second.base_offset));
+    let read = tier.reader.read(key, second.base_offset, second.base_offset, 1 << 20).await.unwrap();
+    assert_eq!((read.bytes.len(), read.next_offset), (0, second.base_offset));
+}
+
+#[tokio::test]
+async fn the_next_segment_is_on_its_way_before_it_is_asked_for() {
+    let tier = tier(ReaderConfig { cache_bytes_max: 1 << 20, heads_bytes_max: 1 << 20, ..SMALL });
+    let read = tier.reader.read(&tier.keys[0], Offset(0), END, 1).await.unwrap();
+    assert!(!read.nears_end);
+    let (mut next, mut nears_end) = (Offset(0), false);
+    while next < tier.keys[0].end_offset {
+        let read = tier.reader.read(&tier.keys[0], next, END, 1).await.unwrap();
+        (next, nears_end) = (read.next_offset, read.nears_end);
+    }
+    assert!(nears_end);
+    let misses = tier.reader.counts().misses + tier.reader.head_counts().misses;
+    // The head, then the batches.
+    let asked = tier.asked();
+    while tier.asked() < asked + 2 {
+        tier.reader.expect(&tier.keys[1]);
+        tokio::task::yield_now().await;
+    }
+    tier.reader.read(&tier.keys[1], next, END, 1).await.unwrap();
+    assert_eq!(tier.reader.counts().misses + tier.reader.head_counts().misses, misses);
+}
+
+#[tokio::test]
+async fn a_head_is_fetched_on_although_nobody_waits_for_it() {
+    let tier = tier(ReaderConfig::default());
+    let closed = tier.store.open.acquire_many(1_000).await.unwrap();
+    for _ in 0..3 {
+        assert!(tier.reader.footer(&tier.keys[0]).now_or_never().is_none(), "given up");
+    }
+    drop(closed);
+    tier.reader.footer(&tier.keys[0]).await.unwrap();
+    assert_eq!(tier.asked(), 1);
+}
+
+#[tokio::test]
+async fn later_segments_are_asked_for_aborts_only_while_something_is_open() {
+    let mut log = TestLog::new(crate::log::LogConfig { segment_bytes: 3_000, ..small_config() });
+    log.append(&transactional(9, 0, 2)).unwrap();
+    for n in 0..40i64 {
+        log.append(&batch_at(20, NOW.0 + n)).unwrap();
+    }
+    log.append_marker(9, ControlKind::Abort);
+    for n in 40..80i64 {
+        log.append(&batch_at(20, NOW.0 + n)).unwrap();
+    }
+    let marker = log.log.aborted_transactions(Offset(0), log.log.end_offset()).unwrap();
+    assert_eq!(marker.len(), 1);
+    let tier = tier_of(log, ReaderConfig::default());
+    let (mut found, mut looked_at) = (Vec::new(), 0);
+    for key in &tier.keys {
+        let (aborted, goes_on) =
+            tier.reader.aborted_transactions(key, Offset(0), tier.keys[0].end_offset).await.unwrap();
+        found.extend(aborted);
+        looked_at += 1;
+        if !goes_on {
+            break;
+        }
+    }
+    assert_eq!(found, marker);
+    assert!(looked_at > 1 && looked_at < tier.keys.len(), "{looked_at} of {}", tier.keys.len());
+    // Nothing that begins at or after the end of what is read concerns it.
+    let (none, goes_on) = tier.reader.aborted_transactions(&tier.keys[0], Offset(0), Offset(0)).await.unwrap();
+    assert_eq!((none, goes_on), (vec![], false));
 }
