@@ -17,6 +17,7 @@ use crate::replica::sessions::SessionError;
 use crate::replica::{
     AlterLogDirError, AppendError, LeaderError, LookupError, NotCommitted, ProducerIdError, ReadError,
 };
+use crate::tier::read::TierReadError;
 
 // ---- replicas
 
@@ -71,6 +72,18 @@ pub fn read(error: &ReadError) -> ResponseError {
         ReadError::Leader(error) => leader(error),
         ReadError::Follower(_) => ResponseError::NotLeaderOrFollower,
         ReadError::Log(error) => log_read(error),
+    }
+}
+
+pub fn tier_read(error: &TierReadError) -> ResponseError {
+    match error {
+        TierReadError::NotThere { from, tier_start, .. } if from < tier_start => {
+            ResponseError::OffsetOutOfRange
+        }
+        TierReadError::NotThere { .. }
+        | TierReadError::NoTier
+        | TierReadError::Manifest(_)
+        | TierReadError::Remote(_) => ResponseError::KafkaStorageError,
     }
 }
 

@@ -35,6 +35,7 @@ use crate::open_files::{OpenFiles, TooFewOpenFiles};
 use crate::registration::{NOT_REGISTERED, Registration, RegistrationError};
 use crate::replica::links::Sockets;
 use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
+use crate::tier::Tier;
 
 /// Everything a request handler may use. One per process, shared by all connections.
 pub struct Broker {
@@ -42,6 +43,8 @@ pub struct Broker {
     pub metadata: Metadata,
     pub replicas: Arc<ReplicaManager>,
     pub groups: Arc<GroupCoordinator>,
+    /// `None` without `remote.log.storage.system.enable`.
+    pub tier: Option<Arc<Tier>>,
     pub metrics: Arc<Metrics>,
     /// Where each listener really listens, by name: an advertised port 0 means this one.
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -171,6 +174,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         false => None,
     };
 
+    let tier: Option<Arc<Tier>> = None;
     let replicas = ReplicaManager::start(ReplicaOptions {
         local: BrokerId(config.node_id),
         config: config.clone(),
@@ -184,6 +188,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         metrics: metrics.clone(),
         topic_settings: config.topic_settings_of(),
         on_fatal,
+        tier: tier.clone(),
         on_dir_failed: match registration.clone() {
             Some(registration) => Arc::new(move |failed| registration.report_offline(failed)),
             None => Arc::new(|_| {}),
@@ -204,7 +209,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         replicas.await_applied(metadata.image().last_offset, FOLLOW_MAX).await;
     }
     groups.await_followed(metadata.image().last_offset).await;
-    let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics, addresses });
+    let broker = Arc::new(Broker { config, metadata, replicas, groups, tier, metrics, addresses });
     server.open(broker.clone());
     ready.store(true, Ordering::Release);
     Ok(Node {

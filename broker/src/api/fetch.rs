@@ -11,11 +11,12 @@
 //! Where `replica.selector.class` says so, the leader does not serve a consumer that has a replica in its own rack, but tells it to go
 //! there.
 //!
-//! Fetches of followers are in `fetch_replica`, the response of both in `fetch_response`.
+//! What lies in the tier alone is in `fetch_tier`, fetches of followers in `fetch_replica`, the response of all in `fetch_response`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use ottla_batch::{Codec, CompressionPolicy, LeaderEpoch, Offset};
@@ -24,13 +25,14 @@ use ottla_storage::log::FirstBatch;
 use tokio::time::Instant;
 
 use super::fetch_response::{Body, Elsewhere, Found, answer};
+use super::fetch_tier::TierReads;
 use super::{Close, Part, Reply, RequestContext, Started, fetch_replica, table};
 use crate::clock;
 use crate::error_map;
 use crate::replica::selector::{ReplicaSelector, brokers_nearer_than};
 use crate::replica::sessions::{Answer, FetchKind, SessionRequest, TopicKey, WantedPartition};
 use crate::replica::waiters::FetchWait;
-use crate::replica::{Isolation, ReadBound, ReadRequest, Replica, Served};
+use crate::replica::{Isolation, Read, ReadBound, ReadRequest, Replica, Served};
 
 /// `replica_id` of a consumer.
 const CONSUMER: i32 = -1;
@@ -100,11 +102,18 @@ async fn handle(cx: RequestContext, request: FetchRequest, replica_id: i32) -> R
         }
     };
     let targets: Vec<Target> = wanted.into_iter().map(|wanted| target(&cx, wanted, version)).collect();
-    let mut found = read_all(&targets, &limits);
-    if !is_enough(&targets, &found, &limits) && !limits.wait.is_zero() {
-        wait_for_more(&targets, &found, &limits).await;
-        found = read_all(&targets, &limits);
+    let mut tier = TierReads::new(&cx, limits.bound);
+    let mut found = read_all(&targets, &limits, &mut tier);
+    if tier.take_ready() {
+        found = read_all(&targets, &limits, &mut tier);
     }
+    let tier_wait = cx.broker.config.dynamic().remote_fetch_wait_max;
+    let may_wait = !limits.wait.is_zero() || tier.is_pending();
+    if may_wait && !is_enough(&targets, &found, &limits) {
+        wait_for_more(&targets, &found, &limits, &mut tier, tier_wait).await;
+        found = read_all(&targets, &limits, &mut tier);
+    }
+    drop(tier);
     respond(&cx, kind, targets, found, isolation)
 }
 
@@ -163,12 +172,12 @@ fn target(cx: &RequestContext, wanted: WantedPartition, version: i16) -> Target 
 }
 
 /// Reads every partition within the limits, in the order in which they are served.
-fn read_all(targets: &[Target], limits: &Limits) -> Vec<Found> {
+fn read_all(targets: &[Target], limits: &Limits, tier: &mut TierReads<'_>) -> Vec<Found> {
     let mut bytes_left = limits.bytes_max;
     // The first batch of the first partition that has one comes whole, or a consumer with a small buffer never moves on.
     let mut first_batch = FirstBatch::Whole;
     let mut found = Vec::with_capacity(targets.len());
-    for Target { wanted, replica } in targets {
+    for (index, Target { wanted, replica }) in targets.iter().enumerate() {
         let replica = match replica {
             Ok(replica) => replica,
             Err(error) => {
@@ -195,6 +204,7 @@ fn read_all(targets: &[Target], limits: &Limits) -> Vec<Found> {
             served: limits.served,
         };
         let partition = match replica.read(&request) {
+            Ok(read) if read.is_in_tier => read_tiered(replica, &request, read, tier, index),
             Ok(read) => Found::Read(read),
             Err(error) => {
                 let code = error_map::read(&error);
@@ -212,6 +222,36 @@ fn read_all(targets: &[Target], limits: &Limits) -> Vec<Found> {
         found.push(partition);
     }
     found
+}
+
+/// What came from the tier, as far as it fits into the answer.
+fn read_tiered(
+    replica: &Arc<Replica>,
+    request: &ReadRequest,
+    mut read: Read,
+    tier: &mut TierReads<'_>,
+    index: usize,
+) -> Found {
+    match tier.look(index, replica, request.from, request.bytes_max) {
+        None => Found::Tiered { read, records: Bytes::new() },
+        Some(Err(ResponseError::KafkaStorageError)) => Found::Failed(ResponseError::KafkaStorageError),
+        Some(Err(error)) => Found::Refused(*error),
+        // Compaction left nothing before what is here.
+        Some(Ok(tiered)) if tiered.bytes.is_empty() => {
+            match replica.read(&ReadRequest { from: tiered.next_offset, ..*request }) {
+                Ok(read) => Found::Read(read),
+                Err(error) => Found::Refused(error_map::read(&error)),
+            }
+        }
+        Some(Ok(tiered)) => {
+            let len = match request.first_batch {
+                FirstBatch::Whole => tiered.bytes.len(),
+                FirstBatch::MayBeCut => tiered.bytes.len().min(request.bytes_max),
+            };
+            read.aborted.clone_from(&tiered.aborted);
+            Found::Tiered { read, records: tiered.bytes.slice(..len) }
+        }
+    }
 }
 
 fn is_enough(targets: &[Target], found: &[Found], limits: &Limits) -> bool {
@@ -244,13 +284,21 @@ impl Drop for Registered<'_> {
     }
 }
 
-/// Returns when there is enough to answer, or the client's patience ends.
-async fn wait_for_more(targets: &[Target], found: &[Found], limits: &Limits) {
-    let deadline = Instant::now() + limits.wait;
+/// Returns when there is enough to answer, or the client's patience ends; that of a fetch that waits for the tier is `tier_wait`.
+async fn wait_for_more(
+    targets: &[Target],
+    found: &[Found],
+    limits: &Limits,
+    tier: &mut TierReads<'_>,
+    tier_wait: Duration,
+) {
+    let begun = Instant::now();
     let registered = Registered { wait: FetchWait::new(), targets };
-    let mut available: Vec<usize> = found.iter().map(Found::bytes).collect();
+    // What came from the tier is counted there.
+    let local = |(index, found): (usize, &Found)| if tier.has(index) { 0 } else { found.bytes() };
+    let mut available: Vec<usize> = found.iter().enumerate().map(local).collect();
     let mut total: usize = available.iter().sum();
-    let mut moved: Vec<u32> = (0..targets.len() as u32).collect();
+    let mut moved: Vec<u32> = (0..targets.len() as u32).filter(|index| !tier.has(*index as usize)).collect();
     loop {
         for index in moved {
             let index = index as usize;
@@ -265,10 +313,18 @@ async fn wait_for_more(targets: &[Target], found: &[Found], limits: &Limits) {
                 None => return,
             }
         }
-        if total >= limits.bytes_min {
+        let (is_urgent, tier_bytes) = tier.came();
+        if is_urgent || total + tier_bytes >= limits.bytes_min {
             return;
         }
-        match tokio::time::timeout_at(deadline, registered.wait.news()).await {
+        let wait = if tier.is_pending() { tier_wait } else { limits.wait };
+        let woken = async {
+            tokio::select! {
+                news = registered.wait.news() => news,
+                () = tier.next() => Vec::new(),
+            }
+        };
+        match tokio::time::timeout_at(begun + wait, woken).await {
             Ok(news) => moved = news,
             Err(_) => return,
         }

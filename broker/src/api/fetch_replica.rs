@@ -12,8 +12,8 @@
 //! but is not held back.
 //!
 //! Different from Kafka: a fetch without a session, or by topic names (before version 13), is refused with
-//! UNSUPPORTED_VERSION: only brokers of a cluster follow, and those of this one have both. OFFSET_OUT_OF_RANGE tells the log start,
-//! for which Kafka's followers ask by ListOffsets.
+//! UNSUPPORTED_VERSION: only brokers of a cluster follow, and those of this one have both. OFFSET_OUT_OF_RANGE and
+//! OFFSET_MOVED_TO_TIERED_STORAGE tell the log start, for which Kafka's followers ask by ListOffsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use ottla_batch::{LeaderEpoch, Offset};
 use ottla_raft::{BrokerEpoch, BrokerId, TopicId};
-use ottla_storage::log::FirstBatch;
+use ottla_storage::log::{self, FirstBatch};
 use tokio::time::Instant;
 
 use super::fetch_response::{Body, Found, answer};
@@ -284,9 +284,12 @@ impl<'a> Look<'a> {
         let lag_max = self.cx.broker.config.replication.lag_time_max;
         match replica.read_for_follower(&request, slot.is_new.then_some(&fetch), lag_max) {
             Ok(read) => Found::Read(read),
-            Err(ReadError::Log(ottla_storage::log::ReadError::OffsetOutOfRange {
-                log_start_offset, ..
-            })) => Found::OutOfRange { log_start_offset: log_start_offset.0 },
+            Err(ReadError::Log(
+                error @ (log::ReadError::OffsetOutOfRange { .. } | log::ReadError::OnlyInTier { .. }),
+            )) => Found::NotHere {
+                error: error_map::log_read(&error),
+                log_start_offset: replica.log_start_offset().0,
+            },
             Err(error) => {
                 let code = error_map::follower_read(&error, wants.leader_epoch);
                 if code == ResponseError::KafkaStorageError || code == ResponseError::CorruptMessage {

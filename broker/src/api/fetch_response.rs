@@ -1,5 +1,6 @@
 //! The response of a fetch in the making, of consumers and followers. Records are not copied: they leave as pieces of segment
-//! files, unless they are few, when one read and one write are cheaper than a system call per piece.
+//! files, or of memory if they come from the tier, unless they are few, when one read and one write are cheaper than a system call
+//! per piece.
 
 use std::sync::Arc;
 
@@ -32,11 +33,20 @@ const PARTITION_BYTES_EXPECTED: usize = 96;
 /// What one partition is answered with.
 pub(super) enum Found {
     Read(Read),
+    /// As a read, with records from the tier.
+    Tiered {
+        read: Read,
+        /// Empty while they are on their way.
+        records: Bytes,
+    },
+    /// The tier gives no answer now.
+    Failed(ResponseError),
     Refused(ResponseError),
     /// A consumer is told to read from another replica (KIP-392).
     Elsewhere(Elsewhere),
-    /// Of a follower whose offset this log does not have: it is told where the log begins.
-    OutOfRange {
+    /// Of a follower whose offset this log does not have, or only in the tier: it is told where the log begins.
+    NotHere {
+        error: ResponseError,
         log_start_offset: i64,
     },
 }
@@ -60,7 +70,8 @@ impl Found {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Found::Read(read) => read.slice.as_ref().map_or(0, |slice| slice.len),
-            Found::Refused(_) | Found::Elsewhere(_) | Found::OutOfRange { .. } => 0,
+            Found::Tiered { records, .. } => records.len(),
+            Found::Failed(_) | Found::Refused(_) | Found::Elsewhere(_) | Found::NotHere { .. } => 0,
         }
     }
 
@@ -68,23 +79,24 @@ impl Found {
     pub(super) fn is_urgent(&self) -> bool {
         match self {
             Found::Read(read) => read.diverging.is_some(),
-            Found::Refused(_) | Found::Elsewhere(_) | Found::OutOfRange { .. } => true,
+            Found::Tiered { .. } | Found::Failed(_) => false,
+            Found::Refused(_) | Found::Elsewhere(_) | Found::NotHere { .. } => true,
         }
     }
 }
 
 pub(super) fn answer(found: &Found) -> Answer {
     match found {
-        Found::Read(read) => Answer {
+        Found::Read(read) | Found::Tiered { read, .. } => Answer {
             told: Told { high_watermark: read.high_watermark.0, log_start_offset: read.log_start_offset.0 },
-            has_records: read.slice.is_some(),
+            has_records: found.bytes() > 0,
             is_error: false,
             is_notice: read.diverging.is_some(),
         },
         Found::Elsewhere(elsewhere) => {
             Answer { told: elsewhere.told, has_records: false, is_error: false, is_notice: true }
         }
-        Found::Refused(_) | Found::OutOfRange { .. } => Answer {
+        Found::Failed(_) | Found::Refused(_) | Found::NotHere { .. } => Answer {
             told: Told { high_watermark: -1, log_start_offset: -1 },
             has_records: false,
             is_error: true,
@@ -98,10 +110,41 @@ pub(super) struct Body<'a> {
     cx: &'a RequestContext,
     response: FetchResponse,
     /// Records of the partitions pushed so far that have any: (topic, partition) in the response, and where they lie.
-    slices: Vec<((usize, usize), LogSlice)>,
+    records: Vec<((usize, usize), Records)>,
     leaders: Option<CurrentLeaders>,
     bytes_expected: usize,
     reader: Reader,
+}
+
+/// Records of a partition on their way out.
+enum Records {
+    InFile(LogSlice),
+    InMemory(Bytes),
+}
+
+impl Records {
+    fn len(&self) -> usize {
+        match self {
+            Records::InFile(slice) => slice.len,
+            Records::InMemory(bytes) => bytes.len(),
+        }
+    }
+
+    fn read(self) -> std::io::Result<Bytes> {
+        match self {
+            Records::InFile(slice) => slice.read(),
+            Records::InMemory(bytes) => Ok(bytes),
+        }
+    }
+}
+
+impl From<Records> for Part {
+    fn from(records: Records) -> Part {
+        match records {
+            Records::InFile(slice) => Part::Slice(slice),
+            Records::InMemory(bytes) => Part::Bytes(bytes),
+        }
+    }
 }
 
 /// Whose fetch it is, for the counters.
@@ -116,7 +159,7 @@ impl<'a> Body<'a> {
         Body {
             cx,
             response: FetchResponse::default().with_session_id(session_id),
-            slices: Vec::new(),
+            records: Vec::new(),
             leaders: None,
             bytes_expected: PARTITION_BYTES_EXPECTED,
             reader: Reader::Client,
@@ -132,27 +175,15 @@ impl<'a> Body<'a> {
             .with_partition_index(partition)
             .with_aborted_transactions(None)
             .with_records(Some(Bytes::new()));
-        let mut slice = None;
+        let mut records = None;
         match found {
-            Found::Read(read) => {
-                data.high_watermark = read.high_watermark.0;
-                data.last_stable_offset = read.last_stable_offset.0;
-                data.log_start_offset = read.log_start_offset.0;
-                if isolation == Isolation::ReadCommitted {
-                    let aborted = read.aborted.iter().map(|transaction| {
-                        AbortedTransaction::default()
-                            .with_producer_id(ProducerId(transaction.producer_id.0))
-                            .with_first_offset(transaction.first_offset.0)
-                    });
-                    data.aborted_transactions = Some(aborted.collect());
-                    self.bytes_expected += 20 * read.aborted.len();
-                }
-                if let Some(end) = read.diverging {
-                    data.diverging_epoch = EpochEndOffset::default()
-                        .with_epoch(end.leader_epoch.0)
-                        .with_end_offset(end.end_offset.0);
-                }
-                slice = read.slice;
+            Found::Read(mut read) => {
+                records = read.slice.take().map(Records::InFile);
+                self.tell(&mut data, &read, isolation);
+            }
+            Found::Tiered { read, records: bytes } => {
+                records = (!bytes.is_empty()).then_some(Records::InMemory(bytes));
+                self.tell(&mut data, &read, isolation);
             }
             Found::Elsewhere(elsewhere) => {
                 data.preferred_read_replica = BrokerId(elsewhere.broker.0);
@@ -160,12 +191,12 @@ impl<'a> Body<'a> {
                 data.log_start_offset = elsewhere.told.log_start_offset;
                 data.last_stable_offset = elsewhere.last_stable_offset;
             }
-            Found::OutOfRange { log_start_offset } => {
-                data.error_code = ResponseError::OffsetOutOfRange.code();
+            Found::NotHere { error, log_start_offset } => {
+                data.error_code = error.code();
                 data.high_watermark = -1;
                 data.log_start_offset = log_start_offset;
             }
-            Found::Refused(error) => {
+            Found::Failed(error) | Found::Refused(error) => {
                 data.error_code = error.code();
                 data.high_watermark = -1;
                 if self.cx.api_version >= ENDPOINTS_FROM_VERSION
@@ -178,10 +209,30 @@ impl<'a> Body<'a> {
         self.bytes_expected += PARTITION_BYTES_EXPECTED;
         let topic = self.topic_of(topic);
         let partitions = &mut self.response.responses[topic].partitions;
-        if let Some(slice) = slice {
-            self.slices.push(((topic, partitions.len()), slice));
+        if let Some(records) = records {
+            self.records.push(((topic, partitions.len()), records));
         }
         partitions.push(data);
+    }
+
+    /// All but the records.
+    fn tell(&mut self, data: &mut PartitionData, read: &Read, isolation: Isolation) {
+        data.high_watermark = read.high_watermark.0;
+        data.last_stable_offset = read.last_stable_offset.0;
+        data.log_start_offset = read.log_start_offset.0;
+        if isolation == Isolation::ReadCommitted {
+            let aborted = read.aborted.iter().map(|transaction| {
+                AbortedTransaction::default()
+                    .with_producer_id(ProducerId(transaction.producer_id.0))
+                    .with_first_offset(transaction.first_offset.0)
+            });
+            data.aborted_transactions = Some(aborted.collect());
+            self.bytes_expected += 20 * read.aborted.len();
+        }
+        if let Some(end) = read.diverging {
+            data.diverging_epoch =
+                EpochEndOffset::default().with_epoch(end.leader_epoch.0).with_end_offset(end.end_offset.0);
+        }
     }
 
     /// The place of a topic in the response: neighbours of one topic share it, as in Kafka's answers.
@@ -231,7 +282,7 @@ impl<'a> Body<'a> {
                 })
                 .collect();
         }
-        let payload: usize = self.slices.iter().map(|(_, slice)| slice.len).sum();
+        let payload: usize = self.records.iter().map(|(_, records)| records.len()).sum();
         match self.reader {
             Reader::Client => self.cx.broker.replicas.counters().on_fetched(payload),
             Reader::Follower => self.cx.broker.replicas.counters().on_replicated(payload),
@@ -241,9 +292,9 @@ impl<'a> Body<'a> {
 
     /// Records are read into the response.
     fn encode_inline(mut self) -> Result<Reply, Close> {
-        for ((topic, partition), slice) in std::mem::take(&mut self.slices) {
+        for ((topic, partition), records) in std::mem::take(&mut self.records) {
             let data = &mut self.response.responses[topic].partitions[partition];
-            match slice.read() {
+            match records.read() {
                 Ok(records) => data.records = Some(records),
                 Err(error) => {
                     tracing::error!(%error, "reading records for a fetch failed");
@@ -260,9 +311,9 @@ impl<'a> Body<'a> {
         Ok(Reply { parts: vec![Part::Bytes(encoded)] })
     }
 
-    /// Records stay in their files; the response says where they go.
+    /// Records stay where they are; the response says where they go.
     fn encode_spliced(mut self) -> Result<Reply, Close> {
-        for ((topic, partition), _) in &self.slices {
+        for ((topic, partition), _) in &self.records {
             self.response.responses[*topic].partitions[*partition].records = Some(placeholder());
         }
         let version = self.cx.api_version;
@@ -270,17 +321,17 @@ impl<'a> Body<'a> {
             true => LengthPrefix::Compact,
             false => LengthPrefix::Fixed,
         };
-        let lens = self.slices.iter().map(|(_, slice)| slice.len).collect();
+        let lens = self.records.iter().map(|(_, records)| records.len()).collect();
         let mut buffer = SpliceBuf::new(prefix, lens, self.bytes_expected);
         self.response
             .encode(&mut buffer, version)
             .map_err(|error| Close::new(format!("the response cannot be encoded: {error:#}")))?;
         let (mut head, cuts) = buffer.finish();
-        let mut parts = Vec::with_capacity(2 * cuts.len() + 1);
+        let mut parts: Vec<Part> = Vec::with_capacity(2 * cuts.len() + 1);
         let mut before = 0;
-        for (cut, (_, slice)) in cuts.into_iter().zip(self.slices) {
+        for (cut, (_, records)) in cuts.into_iter().zip(self.records) {
             parts.push(Part::Bytes(head.split_to(cut - before)));
-            parts.push(Part::Slice(slice));
+            parts.push(records.into());
             before = cut;
         }
         if !head.is_empty() {

@@ -4,12 +4,18 @@
 //! the largest timestamp (KIP-734). v8: -4, the earliest local offset (KIP-405). v9: -5, the latest tiered (KIP-1005). v10: a
 //! timeout for remote lookups (KIP-1075). v11: -6, the earliest not yet uploaded (KIP-1023), in v10's shape.
 //!
-//! Nothing lies in a tier here: -4 is the log start, -5 and -6 answer that there is no such offset, as Kafka does for a
-//! topic without remote storage.
+//! For a topic without remote storage -4 is the log start, and -5 and -6 answer that there is no such offset, as in Kafka.
+//!
+//! A time whose answer may lie in the tier alone is looked for there, up to the request's timeout or
+//! `remote.list.offsets.request.timeout.ms`: REQUEST_TIMED_OUT after it. The partitions of a request are looked for side by side.
+//!
+//! Different from Kafka: -3 looks in the tier too.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{
@@ -18,9 +24,10 @@ use kafka_protocol::messages::list_offsets_response::{
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use ottla_batch::{LeaderEpoch, Offset, TimestampMs};
 
-use super::{Close, RequestContext};
+use super::{Close, RequestContext, fetch_tier};
 use crate::error_map;
 use crate::replica::{Isolation, ReadBound, Replica};
+use crate::tier::read::TierReadError;
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -31,6 +38,7 @@ const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 const LEADER_EPOCH_FROM_VERSION: i16 = 4;
 const OFFSET_NOT_AVAILABLE_FROM_VERSION: i16 = 5;
+const TIMEOUT_FROM_VERSION: i16 = 10;
 
 /// `replica_id` of a consumer or an admin client.
 const CONSUMER: i32 = -1;
@@ -50,6 +58,15 @@ impl Listed {
     }
 }
 
+/// Why no offset was found.
+#[derive(Debug, thiserror::Error)]
+enum LookUpError {
+    #[error(transparent)]
+    Log(#[from] ottla_storage::log::ReadError),
+    #[error(transparent)]
+    Tier(#[from] TierReadError),
+}
+
 pub async fn handle(cx: RequestContext, request: ListOffsetsRequest) -> Result<ListOffsetsResponse, Close> {
     let bound = match (request.replica_id.0, request.isolation_level) {
         (CONSUMER, 1) => Isolation::ReadCommitted.into(),
@@ -65,14 +82,26 @@ pub async fn handle(cx: RequestContext, request: ListOffsetsRequest) -> Result<L
             }
         }
     }
+    let timeout = match u64::try_from(request.timeout_ms) {
+        Ok(timeout_ms) if cx.api_version >= TIMEOUT_FROM_VERSION && timeout_ms > 0 => {
+            Duration::from_millis(timeout_ms)
+        }
+        _ => cx.broker.config.dynamic().remote_list_offsets_timeout,
+    };
+    let (cx, twice) = (&cx, &twice);
+    let listed = request.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(move |partition| async move {
+            match twice.contains(&(topic.name.clone(), partition.partition_index)) {
+                true => Err(ResponseError::InvalidRequest),
+                false => list(cx, &topic.name, partition, bound, timeout).await,
+            }
+        })
+    });
+    let mut listed = join_all(listed).await.into_iter();
     let mut response = ListOffsetsResponse::default();
     for topic in &request.topics {
         let mut answered = ListOffsetsTopicResponse::default().with_name(topic.name.clone());
-        for partition in &topic.partitions {
-            let listed = match twice.contains(&(topic.name.clone(), partition.partition_index)) {
-                true => Err(ResponseError::InvalidRequest),
-                false => list(&cx, &topic.name, partition, bound),
-            };
+        for (partition, listed) in topic.partitions.iter().zip(&mut listed) {
             let data =
                 ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index);
             answered.partitions.push(match listed {
@@ -91,11 +120,12 @@ pub async fn handle(cx: RequestContext, request: ListOffsetsRequest) -> Result<L
     Ok(response)
 }
 
-fn list(
+async fn list(
     cx: &RequestContext,
     topic: &str,
     partition: &ListOffsetsPartition,
     bound: ReadBound,
+    timeout: Duration,
 ) -> Result<Listed, ResponseError> {
     check_timestamp(partition.timestamp, cx.api_version)?;
     let replica = cx
@@ -106,16 +136,21 @@ fn list(
     replica
         .check_leader(LeaderEpoch(partition.current_leader_epoch))
         .map_err(|error| error_map::leader(&error))?;
-    let starts = matches!(partition.timestamp, EARLIEST | EARLIEST_LOCAL);
-    if !starts && bound != ReadBound::LogEnd && !replica.knows_its_bounds() {
+    let is_known =
+        matches!(partition.timestamp, EARLIEST | EARLIEST_LOCAL | LATEST_TIERED | EARLIEST_PENDING_UPLOAD);
+    if !is_known && bound != ReadBound::LogEnd && !replica.knows_its_bounds() {
         return Err(match cx.api_version >= OFFSET_NOT_AVAILABLE_FROM_VERSION {
             true => ResponseError::OffsetNotAvailable,
             false => ResponseError::LeaderNotAvailable,
         });
     }
-    look_up(&replica, partition.timestamp, bound).map_err(|error| {
+    let looked_up = tokio::time::timeout(timeout, look_up(cx, &replica, partition.timestamp, bound)).await;
+    looked_up.map_err(|_| ResponseError::RequestTimedOut)?.map_err(|error| {
         tracing::error!(topic, partition = partition.partition_index, %error, "offset lookup failed");
-        error_map::log_read(&error)
+        match error {
+            LookUpError::Log(error) => error_map::log_read(&error),
+            LookUpError::Tier(error) => error_map::tier_read(&error),
+        }
     })
 }
 
@@ -133,26 +168,70 @@ fn check_timestamp(timestamp: i64, version: i16) -> Result<(), ResponseError> {
     if version >= from_version { Ok(()) } else { Err(ResponseError::UnsupportedVersion) }
 }
 
-fn look_up(
+async fn look_up(
+    cx: &RequestContext,
     replica: &Arc<Replica>,
     timestamp: i64,
     bound: ReadBound,
-) -> Result<Listed, ottla_storage::log::ReadError> {
+) -> Result<Listed, LookUpError> {
+    let at = |offset| Ok(Listed::at(offset, replica.epoch_for_offset(offset)));
+    let (log_start, local_start) = (replica.log_start_offset(), replica.local_start_offset());
+    let in_tier = (log_start < local_start).then(|| fetch_tier::place(cx, replica, log_start));
+    let tier = || cx.broker.tier.as_ref().ok_or(TierReadError::NoTier);
     let found = match timestamp {
         LATEST => return Ok(Listed::at(replica.bound(bound), replica.latest_epoch())),
-        EARLIEST | EARLIEST_LOCAL => {
-            let start = replica.log_start_offset();
-            return Ok(Listed::at(start, replica.epoch_for_offset(start)));
+        EARLIEST => return at(log_start),
+        EARLIEST_LOCAL => return at(local_start),
+        LATEST_TIERED => {
+            return match tier_end(cx, replica) {
+                Some(end) => at(end.plus(-1)),
+                None => Ok(Listed::NONE),
+            };
         }
-        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => return Ok(Listed::NONE),
-        MAX_TIMESTAMP => replica.offset_of_max_timestamp(bound)?,
-        timestamp => replica.offset_for_timestamp(TimestampMs(timestamp), bound)?,
+        EARLIEST_PENDING_UPLOAD if !replica.settings().log.remote_storage => return Ok(Listed::NONE),
+        EARLIEST_PENDING_UPLOAD => {
+            return at(tier_end(cx, replica).map_or(log_start, |end| end.max(log_start)));
+        }
+        MAX_TIMESTAMP => {
+            let local = replica.offset_of_max_timestamp(bound)?;
+            let largest = local.map(|found| found.timestamp);
+            match in_tier {
+                Some(place) => {
+                    let bytes_max = replica.settings().log.decompressed_bytes_max;
+                    tier()?.offset_of_max_timestamp(&place, largest, bytes_max).await?.or(local)
+                }
+                None => local,
+            }
+        }
+        timestamp => {
+            let timestamp = TimestampMs(timestamp);
+            let tiered = match in_tier {
+                Some(place) => {
+                    let bytes_max = replica.settings().log.decompressed_bytes_max;
+                    tier()?.offset_for_timestamp(&place, timestamp, bytes_max).await?
+                }
+                None => None,
+            };
+            match tiered {
+                Some(found) => Some(found),
+                None => replica.offset_for_timestamp(timestamp, bound)?,
+            }
+        }
     };
     Ok(found.map_or(Listed::NONE, |found| Listed {
         timestamp: found.timestamp.0,
         offset: found.offset.0,
         leader_epoch: found.leader_epoch.map_or(-1, |epoch| epoch.0),
     }))
+}
+
+/// Where the tier of a partition ends, if anything is there.
+fn tier_end(cx: &RequestContext, replica: &Replica) -> Option<Offset> {
+    if !replica.settings().log.remote_storage {
+        return None;
+    }
+    let position = cx.broker.metadata.image().tier_position(replica.topic_id(), replica.partition())?;
+    Some(Offset(position.end_offset)).filter(|end| *end > Offset(0))
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub mod elect_leaders;
 pub mod fetch;
 mod fetch_replica;
 mod fetch_response;
+mod fetch_tier;
 pub mod find_coordinator;
 #[cfg(test)]
 mod group_tests;

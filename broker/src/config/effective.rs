@@ -348,6 +348,12 @@ impl DynamicConfig {
             leader_throttled_rate: values.rate("leader.replication.throttled.rate"),
             follower_throttled_rate: values.rate("follower.replication.throttled.rate"),
             alter_log_dirs_rate: values.rate("replica.alter.log.dirs.io.max.bytes.per.second"),
+            remote_fetch_rate: values.rate("remote.log.manager.fetch.max.bytes.per.second"),
+            remote_reader_threads: values.size("remote.log.reader.threads"),
+            begins_at_last_tiered: values.value("follower.fetch.last.tiered.offset.enable")
+                == Some(Value::Boolean(true)),
+            remote_fetch_wait_max: values.millis("remote.fetch.max.wait.ms"),
+            remote_list_offsets_timeout: values.millis("remote.list.offsets.request.timeout.ms"),
         }
     }
 }

@@ -77,6 +77,12 @@ impl Loader {
                 .text("metadata.log.dir")
                 .map_or_else(|| log_dirs.first().cloned().unwrap_or_default(), PathBuf::from),
             log_dirs,
+            tier_read: TierReadConfig {
+                cache_bytes_max: self.size("ottla.tier.read.cache.bytes"),
+                answers_bytes_max: self.size("ottla.tier.read.answers.bytes"),
+                waiting_max: self.size("remote.log.reader.max.pending.tasks"),
+                quota_window: self.quota_window("remote.log.manager.fetch"),
+            },
             metrics_listener: self.metrics_listener(),
             network: NetworkConfig {
                 request_bytes_max: self.size("socket.request.max.bytes"),

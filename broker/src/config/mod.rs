@@ -51,6 +51,7 @@ pub struct NodeConfig {
     pub log_dirs: Vec<PathBuf>,
     /// Where the metadata quorum keeps its log.
     pub metadata_log_dir: PathBuf,
+    pub tier_read: TierReadConfig,
     /// `host:port` of the endpoint for metrics and health; `None` when it is switched off (empty value).
     pub metrics_listener: Option<String>,
     pub network: NetworkConfig,
@@ -277,6 +278,29 @@ pub struct DynamicConfig {
     pub follower_throttled_rate: Option<u64>,
     /// `replica.alter.log.dirs.io.max.bytes.per.second`, likewise.
     pub alter_log_dirs_rate: Option<u64>,
+    /// `remote.log.manager.fetch.max.bytes.per.second`, likewise.
+    pub remote_fetch_rate: Option<u64>,
+    /// `remote.log.reader.threads`: requests to the object store for reading at the same time.
+    pub remote_reader_threads: usize,
+    /// `follower.fetch.last.tiered.offset.enable`
+    pub begins_at_last_tiered: bool,
+    /// `remote.fetch.max.wait.ms`
+    pub remote_fetch_wait_max: Duration,
+    /// `remote.list.offsets.request.timeout.ms`
+    pub remote_list_offsets_timeout: Duration,
+}
+
+/// What reads of the remote tier may take.
+#[derive(Debug, Clone)]
+pub struct TierReadConfig {
+    /// `ottla.tier.read.cache.bytes`
+    pub cache_bytes_max: usize,
+    /// `ottla.tier.read.answers.bytes`
+    pub answers_bytes_max: usize,
+    /// `remote.log.reader.max.pending.tasks`
+    pub waiting_max: usize,
+    /// `remote.log.manager.fetch.quota.window.*`
+    pub quota_window: QuotaWindow,
 }
 
 /// Everything that is wrong with a configuration, at once.

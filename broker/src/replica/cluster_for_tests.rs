@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use kafka_protocol::messages::{FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse};
 use kafka_protocol::protocol::{Decodable, Encodable, Request};
 use ottla_batch::{
     AppendOrigin, BatchBuilder, BatchOptions, CheckedBatches, LeaderEpoch, Offset, Record, TimestampMs,
@@ -22,18 +22,22 @@ use ottla_raft::requests::{
 };
 use ottla_raft::{BrokerEpoch, BrokerId, ConfigResource, Metadata, Partition, features};
 use ottla_storage::disk::Disk;
+use ottla_storage::log::LogConfig;
 use ottla_storage::logdir::LogDir;
+use ottla_storage::tiering::store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::links::{Answer, FETCH_VERSION, LeaderLink, LeaderLinks};
+use super::links::{Answer, FETCH_VERSION, LIST_OFFSETS_VERSION, LeaderLink, LeaderLinks};
+use super::tier_tests::TestStore;
 use super::*;
 use crate::api::{Part, Reply, RequestContext, Started, in_test, table};
 use crate::config::NodeConfig;
 use crate::group::{GroupCoordinator, ReplicasLog};
 use crate::metrics::Metrics;
 use crate::node::{self, Broker, Node};
+use crate::tier::Tier;
 
 pub const TOPIC: &str = "topic";
 /// Of waits that end in a moment.
@@ -97,6 +101,20 @@ impl Link {
 }
 
 impl LeaderLink for Link {
+    fn list_offsets(
+        &self,
+        request: ListOffsetsRequest,
+    ) -> BoxFuture<'_, Result<ListOffsetsResponse, ClientError>> {
+        async move {
+            if self.is_cut() {
+                return Err(lost("cut"));
+            }
+            let cx = RequestContext::in_test(&self.broker, LIST_OFFSETS_VERSION, None);
+            Ok(in_test::call(cx, &request).await)
+        }
+        .boxed()
+    }
+
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Answer, ClientError>> {
         async move {
             if self.is_cut() {
@@ -138,6 +156,8 @@ pub struct Cluster {
     pub node: Node,
     net: Arc<Net>,
     pub brokers: BTreeMap<i32, Member>,
+    /// Of the tier of all brokers, if they have one.
+    pub store: Option<Arc<TestStore>>,
     _dir: tempfile::TempDir,
 }
 
@@ -170,9 +190,22 @@ impl Heart {
 
 impl Cluster {
     pub async fn start(ids: &[i32]) -> Cluster {
+        Cluster::start_with(ids, |_| None).await
+    }
+
+    /// Brokers with a tier in a directory that all of them reach.
+    pub async fn start_tiered(ids: &[i32]) -> Cluster {
+        Cluster::start_with(ids, |dir| Some(Arc::new(TestStore::open(&dir.join("tier"))))).await
+    }
+
+    async fn start_with(
+        ids: &[i32],
+        store: impl FnOnce(&std::path::Path) -> Option<Arc<TestStore>>,
+    ) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let node = node::start(config(1, dir.path())).await.unwrap();
-        let mut cluster = Cluster { node, net: Arc::default(), brokers: BTreeMap::new(), _dir: dir };
+        let store = store(dir.path());
+        let mut cluster = Cluster { node, net: Arc::default(), brokers: BTreeMap::new(), store, _dir: dir };
         for id in ids {
             cluster.add(*id).await;
         }
@@ -201,6 +234,8 @@ impl Cluster {
         };
         let epoch = metadata.submit(register).await.unwrap().unwrap();
         let metrics = Metrics::new();
+        let store = self.store.clone().map(|store| store as Arc<dyn ObjectStore>);
+        let tier = store.map(|store| Tier::new(store, "cluster/", &config, &metrics));
         let replicas = ReplicaManager::start(ReplicaOptions {
             unusable_dirs: Vec::new(),
             local: BrokerId(id),
@@ -209,16 +244,20 @@ impl Cluster {
             metadata: metadata.clone(),
             broker_epoch: watch::channel(epoch).1,
             metrics: Arc::clone(&metrics),
-            topic_settings: config.topic_settings_of(),
+            topic_settings: match &tier {
+                Some(_) => tiered(config.topic_settings_of()),
+                None => config.topic_settings_of(),
+            },
             on_fatal: Arc::new(|fatal| panic!("{fatal}")),
             on_dir_failed: Arc::new(|_| {}),
             links: Arc::new(Links { net: Arc::clone(&self.net), from: id }),
+            tier: tier.clone(),
         })
         .await
         .unwrap();
         let groups = GroupCoordinator::new(config.group.clone(), ReplicasLog::new(Arc::clone(&replicas)));
         let addresses = BTreeMap::new();
-        let broker = Arc::new(Broker { config, metadata, replicas, groups, metrics, addresses });
+        let broker = Arc::new(Broker { config, metadata, replicas, groups, tier, metrics, addresses });
         self.net.brokers.lock().insert(format!("broker-{id}:9092"), Arc::clone(&broker));
         let metadata = self.node.broker().metadata.clone();
         let heart =
@@ -370,6 +409,15 @@ impl Cluster {
     }
 }
 
+/// All topics are.
+fn tiered(settings_of: TopicSettingsOf) -> TopicSettingsOf {
+    Arc::new(move |image, topic| {
+        let settings = settings_of(image, topic);
+        let log = LogConfig { remote_storage: true, ..LogConfig::clone(&settings.log) };
+        TopicSettings { log: Arc::new(log), ..settings }
+    })
+}
+
 fn config(id: i32, dir: &std::path::Path) -> NodeConfig {
     let overrides = [
         ("node.id", id.to_string()),
@@ -377,6 +425,8 @@ fn config(id: i32, dir: &std::path::Path) -> NodeConfig {
         ("log.dirs", dir.join(format!("data-{id}")).display().to_string()),
         ("ottla.metrics.listener", String::new()),
         ("replica.lag.time.max.ms", "1000".to_owned()),
+        ("remote.fetch.max.wait.ms", "50".to_owned()),
+        ("remote.list.offsets.request.timeout.ms", "50".to_owned()),
         ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector".to_owned()),
     ];
     NodeConfig::load(None, &overrides.map(|(key, value)| (key.to_owned(), value))).unwrap()

@@ -24,15 +24,18 @@ use ottla_raft::{BrokerEpoch, BrokerId, Metadata, TopicId};
 use ottla_storage::log::EpochEnd;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::bootstrap::{self, BootstrapError};
 use super::fetch_plan::{FetchPlan, Key};
 use super::following::{Fetched, FollowError, FollowerPosition};
 use super::links::{Answer, LeaderLink, LeaderLinks};
 use super::partition::Replica;
 use super::quota::{Quotas, Room};
 use super::waiters::AckWait;
-use crate::config::ReplicaFetchConfig;
+use crate::config::{NodeConfig, ReplicaFetchConfig};
+use crate::tier::Tier;
 
 /// Requests of one fetcher on their way: one that waits at the leader, and one that ends that wait. Leaders rely on it: see
 /// `follower_sessions`, `followed_since`.
@@ -47,10 +50,12 @@ pub struct FetcherContext {
     pub local: BrokerId,
     pub metadata: Metadata,
     pub broker_epoch: watch::Receiver<BrokerEpoch>,
+    pub node: Arc<NodeConfig>,
     pub config: ReplicaFetchConfig,
     pub inter_broker_listener: String,
     pub links: Arc<dyn LeaderLinks>,
     pub quotas: Arc<Quotas>,
+    pub tier: Option<Arc<Tier>>,
     /// Ids of the log directories, in the manager's order.
     pub directories: Vec<uuid::Uuid>,
 }
@@ -116,6 +121,7 @@ impl Fetchers {
                 orders: Arc::clone(&orders),
                 plan: FetchPlan::default(),
                 replicas: HashMap::new(),
+                bootstraps: HashMap::new(),
             };
             tokio::spawn(task.run(self.stop.subscribe()));
             orders
@@ -148,6 +154,8 @@ struct Fetcher {
     orders: Arc<Orders>,
     plan: FetchPlan,
     replicas: HashMap<Key, Arc<Replica>>,
+    /// Logs that begin anew behind the tier, which waits for the object store.
+    bootstraps: HashMap<Key, JoinHandle<()>>,
 }
 
 impl Fetcher {
@@ -159,7 +167,7 @@ impl Fetcher {
                 match self.connect().await {
                     Ok(link) => {
                         pause = CONNECT_PAUSE_MIN;
-                        let error = self.follow(&*link).await;
+                        let error = self.follow(&link).await;
                         tracing::info!(leader = %self.leader, %error, "the connection to a leader ended");
                         self.context.metadata.doubt(self.leader);
                     }
@@ -224,7 +232,7 @@ impl Fetcher {
     }
 
     /// Follows over one connection until it ends, and says why it did.
-    async fn follow(&mut self, link: &dyn LeaderLink) -> ClientError {
+    async fn follow(&mut self, link: &Arc<dyn LeaderLink>) -> ClientError {
         let mut in_flight: VecDeque<(u64, Answer)> = VecDeque::new();
         loop {
             // ORDER: between an answer and the next request. A leader takes that request for the word that this broker has not
@@ -254,7 +262,7 @@ impl Fetcher {
                 Some(answer) = answer => {
                     let Some((number, _)) = in_flight.pop_front() else { continue };
                     match answer {
-                        Ok(answer) => self.take_answer(number, answer).await,
+                        Ok(answer) => self.take_answer(link, number, answer).await,
                         Err(error) => return error,
                     }
                 }
@@ -398,7 +406,7 @@ impl Fetcher {
         positions
     }
 
-    async fn take_answer(&mut self, number: u64, answer: FetchResponse) {
+    async fn take_answer(&mut self, link: &Arc<dyn LeaderLink>, number: u64, answer: FetchResponse) {
         if !self.plan.is_current(number) {
             return;
         }
@@ -415,11 +423,47 @@ impl Fetcher {
                 let key = (TopicId(topic.topic_id), data.partition_index);
                 let Some(epoch) = self.plan.epoch_of_answer(key, number) else { continue };
                 let Some(replica) = self.replicas.get(&key).cloned() else { continue };
+                if data.error_code == ResponseError::OffsetMovedToTieredStorage.code() {
+                    self.start_behind_tier(key, link, replica, epoch, Offset(data.log_start_offset));
+                    continue;
+                }
                 self.take_partition(key, &replica, epoch, data, &wait);
             }
         }
         // One wait for the syncs of all partitions, which run side by side.
         wait.settled().await;
+    }
+
+    /// The partition is left alone until its log begins where the leader has the next record.
+    fn start_behind_tier(
+        &mut self,
+        key: Key,
+        link: &Arc<dyn LeaderLink>,
+        replica: Arc<Replica>,
+        epoch: LeaderEpoch,
+        log_start: Offset,
+    ) {
+        self.plan.on_position(key, true);
+        self.plan.on_failed(key, Instant::now(), self.context.config.backoff);
+        self.bootstraps.retain(|_, task| !task.is_finished());
+        if self.bootstraps.contains_key(&key) {
+            return;
+        }
+        let (context, link) = (Arc::clone(&self.context), Arc::clone(link));
+        let task = tokio::spawn(async move {
+            let started = bootstrap::start_behind_tier(&context, &*link, &replica, epoch, log_start).await;
+            let (topic, partition) = (replica.topic(), replica.partition());
+            match started {
+                Ok(at) => tracing::info!(%topic, partition, %at, "the log begins behind the tier"),
+                Err(error) => {
+                    tracing::warn!(%topic, partition, %error, "the log cannot begin behind the tier yet");
+                    if let BootstrapError::Follow(error) = &error {
+                        replica.check_offline(error);
+                    }
+                }
+            }
+        });
+        self.bootstraps.insert(key, task);
     }
 
     fn take_partition(

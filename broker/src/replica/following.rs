@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use ottla_batch::{BatchError, CheckedBatches, LeaderEpoch, Offset, check_replicated, planted};
-use ottla_storage::log::{ChangeError, EpochEnd};
+use ottla_storage::log::{BehindTier, ChangeError, EpochEnd};
 
 use super::in_sync::{Actions, Durability};
 use super::partition::{Replica, State};
@@ -197,6 +197,28 @@ impl Replica {
         state.log.truncate_fully_and_start_at(leader_start)?;
         self.lower_high_watermark(&state);
         self.raise_high_watermark(&state, leader_start);
+        self.act(state, Actions::default());
+        Ok(())
+    }
+}
+
+impl Replica {
+    /// The leader has what comes next only in the tier: the log begins anew at `offset`, and knows what was before.
+    pub(super) fn start_behind_tier(
+        self: &Arc<Replica>,
+        epoch: LeaderEpoch,
+        offset: Offset,
+        before: BehindTier,
+    ) -> Result<(), FollowError> {
+        let mut state = self.state.lock();
+        check_follows(&state, epoch)?;
+        if state.log.end_offset() >= offset {
+            return Ok(());
+        }
+        state.log.start_behind_tier(offset, before)?;
+        // What is in the tier is committed.
+        self.lower_high_watermark(&state);
+        self.raise_high_watermark(&state, offset);
         self.act(state, Actions::default());
         Ok(())
     }

@@ -39,6 +39,7 @@ use crate::clock;
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
 use crate::threads;
+use crate::tier::Tier;
 
 /// Below this many logs, opening them one after the other is faster than starting threads.
 const OPEN_IN_PARALLEL_FROM: usize = 8;
@@ -61,6 +62,7 @@ pub struct ReplicaOptions {
     pub on_fatal: OnFatal,
     pub on_dir_failed: OnDirFailed,
     pub links: Arc<dyn LeaderLinks>,
+    pub tier: Option<Arc<Tier>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +161,7 @@ impl ReplicaManager {
             on_fatal,
             on_dir_failed,
             links,
+            tier,
         } = options;
         let this = Arc::new(OnceLock::new());
         let counters = Arc::new(Counters::register(&metrics));
@@ -201,10 +204,12 @@ impl ReplicaManager {
             local,
             metadata: metadata.clone(),
             broker_epoch: broker_epoch.clone(),
+            node: Arc::clone(&config),
             config: config.replication.fetch.clone(),
             inter_broker_listener: config.inter_broker_listener_name.clone(),
             links,
             quotas: Arc::clone(&quotas),
+            tier,
             directories: dirs.iter().map(|dir| dir.log_dir.directory_id()).collect(),
         });
         let isr_changes = Arc::new(IsrChanges::default());

@@ -18,6 +18,7 @@
 //! directories.
 
 mod append;
+mod bootstrap;
 #[cfg(test)]
 mod cluster_for_tests;
 mod counters;
@@ -53,6 +54,8 @@ pub mod sessions;
 mod tests;
 #[cfg(test)]
 mod throttle_tests;
+#[cfg(test)]
+pub(crate) mod tier_tests;
 pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};

@@ -60,7 +60,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    fn new(
+    pub fn new(
         config: &Arc<NodeConfig>,
         rate_of: fn(&DynamicConfig) -> Option<u64>,
         window: QuotaWindow,

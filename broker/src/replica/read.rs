@@ -83,6 +83,8 @@ pub struct Read {
     pub diverging: Option<EpochEnd>,
     /// Aborted transactions in the slice; empty unless the reader reads committed records.
     pub aborted: Vec<AbortedTransaction>,
+    /// What comes next for this reader is in the tier alone.
+    pub is_in_tier: bool,
 }
 
 impl Replica {
@@ -122,10 +124,22 @@ impl Replica {
                 log_start_offset,
                 diverging: None,
                 aborted: Vec::new(),
+                is_in_tier: false,
             });
         }
         self.touch(clock::now());
-        let read = self.read_locked(&self.state.lock(), request);
+        let read = match self.read_locked(&self.state.lock(), request) {
+            Err(ReadError::Log(ottla_storage::log::ReadError::OnlyInTier { .. })) => Ok(Read {
+                slice: None,
+                high_watermark: self.high_watermark(),
+                last_stable_offset: self.last_stable_offset(),
+                log_start_offset: self.log_start_offset(),
+                diverging: None,
+                aborted: Vec::new(),
+                is_in_tier: true,
+            }),
+            read => read,
+        };
         read.inspect_err(|error| self.check_offline(error))
     }
 
@@ -174,6 +188,7 @@ impl Replica {
             log_start_offset: state.log.log_start_offset(),
             diverging: None,
             aborted: Vec::new(),
+            is_in_tier: false,
         };
         let end = state.log.end_offset();
         if request.last_fetched_epoch != LeaderEpoch::NONE && !planted!("truncates-to-the-high-watermark") {
@@ -228,6 +243,21 @@ impl Replica {
         let limit = self.bound(bound);
         let found = self.state.lock().log.offset_of_max_timestamp(limit);
         found.inspect_err(|error| self.check_offline(error))
+    }
+
+    /// Of the local log; see [`ottla_storage::log::Log::aborted_transactions`].
+    pub fn aborted_transactions(
+        &self,
+        from: Offset,
+        upto: Offset,
+    ) -> Result<Vec<AbortedTransaction>, ottla_storage::log::ReadError> {
+        let found = self.state.lock().log.aborted_transactions(from, upto);
+        found.inspect_err(|error| self.check_offline(error))
+    }
+
+    /// What lies before is in the tier alone.
+    pub fn local_start_offset(&self) -> Offset {
+        self.state.lock().log.local_start_offset()
     }
 
     pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {

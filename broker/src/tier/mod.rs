@@ -1,12 +1,16 @@
 //! The remote tier: committed segments of tiered topics in an object store.
 //!
 //! - [`Tier`]: the store, its reader, and the manifests that say what of a partition is there.
+//! - [`read`]: what fetches and lookups of offsets ask of it.
 //! - [`manifests`]: those manifests, loaded once for all who wait.
 //!
 //! The truth about a partition's tier is its manifest in the store (`ottla_storage::tiering::manifest`). The metadata names the
 //! newest one and where it ends ([`ottla_raft::TierPosition`]), so that every replica knows which to load, and what may go from its disk.
 
 pub mod manifests;
+pub mod read;
+mod read_metrics;
+mod read_store;
 
 use std::sync::Arc;
 
@@ -17,6 +21,12 @@ use ottla_storage::tiering::reader::{ReaderConfig, RemoteReader};
 use ottla_storage::tiering::store::ObjectStore;
 
 use manifests::Manifests;
+use read::Budget;
+use read_metrics::{Caches, ReadMetrics};
+use read_store::ReadStore;
+
+use crate::config::NodeConfig;
+use crate::metrics::Metrics;
 
 /// The tier of this cluster, as this node reaches it.
 pub struct Tier {
@@ -24,18 +34,38 @@ pub struct Tier {
     prefix: String,
     reader: RemoteReader,
     manifests: Manifests,
+    budget: Budget,
+    read_metrics: Arc<ReadMetrics>,
 }
 
 impl Tier {
     /// `prefix`: of all keys of this cluster, empty or with a slash at its end. Needs a tokio runtime.
-    pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, reader: ReaderConfig) -> Arc<Tier> {
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        prefix: &str,
+        config: &Arc<NodeConfig>,
+        metrics: &Metrics,
+    ) -> Arc<Tier> {
         let spawn: Spawn = Arc::new(|task| drop(tokio::spawn(task)));
-        Arc::new(Tier {
-            reader: RemoteReader::new(Arc::clone(&store), prefix, spawn, reader),
+        let read_metrics = ReadMetrics::register(metrics);
+        let read_store = ReadStore::new(Arc::clone(&store), config, Arc::clone(&read_metrics));
+        let limits = &config.tier_read;
+        let reader = ReaderConfig {
+            cache_bytes_max: limits.cache_bytes_max,
+            heads_bytes_max: limits.cache_bytes_max / 4,
+            ..ReaderConfig::default()
+        };
+        let tier = Arc::new(Tier {
+            reader: RemoteReader::new(Arc::new(read_store), prefix, spawn, reader),
             manifests: Manifests::default(),
+            budget: Budget::new(limits.waiting_max, limits.answers_bytes_max),
+            read_metrics,
             prefix: prefix.to_owned(),
             store,
-        })
+        });
+        let caches = Caches(Arc::downgrade(&tier));
+        metrics.register(|registry| registry.register_collector(Box::new(caches)));
+        tier
     }
 
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -50,6 +80,14 @@ impl Tier {
         &self.reader
     }
 
+    fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn read_metrics(&self) -> &ReadMetrics {
+        &self.read_metrics
+    }
+
     /// The manifest of a partition, at least as new as `number` (from the image); None if it never had one. Cached, one load for many
     /// waiters.
     pub async fn manifest(
@@ -60,6 +98,7 @@ impl Tier {
     ) -> Result<Option<Arc<Manifest>>, ManifestError> {
         self.manifests.get(&*self.store, &self.prefix, topic, partition, number).await
     }
+
     /// This node wrote a manifest.
     pub async fn on_committed(&self, manifest: Arc<Manifest>) {
         self.manifests.put(manifest).await;

@@ -100,7 +100,6 @@ struct Source {
 pub struct RemoteReader {
     config: ReaderConfig,
     source: Arc<Source>,
-    spawn: Spawn,
     chunks: Cache<ChunkId, Bytes>,
     heads: Cache<SegmentKey, Arc<Head>>,
 }
@@ -121,8 +120,7 @@ impl RemoteReader {
                 tail_bytes: config.tail_bytes.max(FOOTER_BYTES),
             }),
             chunks: Cache::new(spawn.clone(), config.cache_bytes_max),
-            heads: Cache::new(spawn.clone(), config.heads_bytes_max),
-            spawn,
+            heads: Cache::new(spawn, config.heads_bytes_max),
         }
     }
 
@@ -271,7 +269,8 @@ impl RemoteReader {
         let rest = chunk.slice(within..);
         while rest.len() - taken >= HEADER_LEN && at + (taken as u64) < end {
             let header = BatchHeader::parse(&rest[taken..]);
-            let header = header.map_err(|error| self.source.damaged(key, &Damaged::new(error.to_string())))?;
+            let header =
+                header.map_err(|error| self.source.damaged(key, &Damaged::new(error.to_string())))?;
             let size = header.size_in_bytes();
             let Some(batch) = rest.get(taken..taken + size) else { break };
             if taken > 0 && (taken + size > bytes_max || header.base_offset >= limit) {
@@ -368,14 +367,12 @@ impl RemoteReader {
             }
         };
         let header = BatchHeader::parse(bytes);
-        let header =
-            header.map_err(|error| self.source.damaged(key, &Damaged::new(format!("at position {at}: {error}"))))?;
+        let header = header
+            .map_err(|error| self.source.damaged(key, &Damaged::new(format!("at position {at}: {error}"))))?;
         match at + header.size_in_bytes() as u64 > end {
-            true => {
-                Err(self
-                    .source
-                    .damaged(key, &Damaged::new(format!("the batch at position {at} does not end in it"))))
-            }
+            true => Err(self
+                .source
+                .damaged(key, &Damaged::new(format!("the batch at position {at} does not end in it")))),
             false => Ok(header),
         }
     }

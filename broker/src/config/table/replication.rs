@@ -35,7 +35,7 @@ pub(super) const KEYS: &[Key] = &[
         "Receive buffer of a follower's socket."),
     key("replica.socket.timeout.ms", Int, Is("30000"), Any, ReadOnly, Used,
         "How long a follower waits for an answer."),
-    key("follower.fetch.last.tiered.offset.enable", Boolean, Is("false"), Any, ClusterWide, Known,
+    key("follower.fetch.last.tiered.offset.enable", Boolean, Is("false"), Any, ClusterWide, Used,
         "Whether a new follower begins at the last tiered offset."),
     key("leader.replication.throttled.rate", Long, Is("9223372036854775807"), AtLeast(0), ClusterWide, Used,
         "Bytes per second that leaders send of throttled replicas to followers that are not in sync.").hidden(),

@@ -1,6 +1,7 @@
 //! Tests of the log as a whole, on the simulated disk.
 
 mod append;
+mod bootstrap;
 mod compact;
 mod damage;
 mod golden;

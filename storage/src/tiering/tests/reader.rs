@@ -337,7 +337,12 @@ async fn nothing_is_read_from_the_limit_on() {
 
 #[tokio::test]
 async fn the_next_segment_is_on_its_way_before_it_is_asked_for() {
-    let tier = tier(ReaderConfig { cache_bytes_max: 1 << 20, heads_bytes_max: 1 << 20, ..SMALL });
+    let tier = tier(ReaderConfig {
+        cache_bytes_max: 1 << 20,
+        heads_bytes_max: 1 << 20,
+        tail_bytes: 64 << 10,
+        chunk_bytes: NonZeroUsize::new(2_000).unwrap(),
+    });
     let read = tier.reader.read(&tier.keys[0], Offset(0), END, 1).await.unwrap();
     assert!(!read.nears_end);
     let (mut next, mut nears_end) = (Offset(0), false);
@@ -346,6 +351,11 @@ async fn the_next_segment_is_on_its_way_before_it_is_asked_for() {
         (next, nears_end) = (read.next_offset, read.nears_end);
     }
     assert!(nears_end);
+    while tier.reader.counts().fetched_bytes
+        < tier.reader.footer(&tier.keys[0]).await.unwrap().range(Section::Batches).end
+    {
+        tokio::task::yield_now().await;
+    }
     let misses = tier.reader.counts().misses + tier.reader.head_counts().misses;
     // The head, then the batches.
     let asked = tier.asked();
@@ -396,6 +406,7 @@ async fn later_segments_are_asked_for_aborts_only_while_something_is_open() {
     assert_eq!(found, marker);
     assert!(looked_at > 1 && looked_at < tier.keys.len(), "{looked_at} of {}", tier.keys.len());
     // Nothing that begins at or after the end of what is read concerns it.
-    let (none, goes_on) = tier.reader.aborted_transactions(&tier.keys[0], Offset(0), Offset(0)).await.unwrap();
+    let (none, goes_on) =
+        tier.reader.aborted_transactions(&tier.keys[0], Offset(0), Offset(0)).await.unwrap();
     assert_eq!((none, goes_on), (vec![], false));
 }
