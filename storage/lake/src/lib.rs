@@ -2,10 +2,20 @@
 //!
 //! - [`record`]: a record as it comes from the log.
 //! - [`schema`]: the columns of a table, where their values come from, and how they grow.
+//! - [`convert`]: records to rows, and what fits no row to the quarantine.
 //! - [`data_file`]: a finished Parquet file, with what Iceberg wants to know about it.
-//! - [`catalog`]: what is asked of a catalog of tables.
+//! - [`catalog`]: which metadata a table has, and a swap that has one winner.
 
 pub mod catalog;
+mod column;
+pub mod convert;
 pub mod data_file;
+mod grow;
+mod infer;
+mod json;
+mod names;
+mod parquet_file;
 pub mod record;
+mod rows;
+mod scalar;
 pub mod schema;

@@ -7,7 +7,7 @@
 //! One member of a value may own several columns. A value goes to the first of them that holds it without loss: `price` (long),
 //! then `price_double`, then `price_str`, which takes anything as text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema as ArrowSchema, TimeUnit};
@@ -16,6 +16,10 @@ use iceberg::spec::{
 };
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use serde::{Deserialize, Serialize};
+
+use crate::infer::{Seen, Shape};
+use crate::json::{Kind, Reader};
+use crate::names::{snake_case, unused};
 
 /// Of the property's format.
 const VERSION: u32 = 1;
@@ -32,6 +36,9 @@ pub struct TableSchema {
     columns: Vec<Column>,
     /// The highest id that was given away, to columns of our own or to others.
     last_field_id: i32,
+    /// Names that columns of others have, on any level.
+    #[serde(skip)]
+    foreign_names: HashSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +122,12 @@ pub enum SchemaError {
 impl TableSchema {
     /// Of a table of records, before any value was seen.
     pub fn of_records() -> TableSchema {
-        let mut schema = TableSchema { version: VERSION, columns: Vec::new(), last_field_id: 0 };
+        let mut schema = TableSchema {
+            version: VERSION,
+            columns: Vec::new(),
+            last_field_id: 0,
+            foreign_names: HashSet::new(),
+        };
         schema.add_kafka_columns();
         schema
     }
@@ -174,15 +186,59 @@ impl TableSchema {
         ColumnType::List(Box::new(Element { id, element_type: ColumnType::Struct(vec![name, value]) }))
     }
 
-    fn add(&mut self, source: Source, name: &str, column_type: ColumnType) {
+    pub(crate) fn add(&mut self, source: Source, name: &str, column_type: ColumnType) {
+        let name = unused(name.to_owned(), |name| self.is_used(name));
         let id = self.next_id();
-        let name = crate::schema::unused(name, |name| self.columns.iter().any(|column| column.name == name));
         self.columns.push(Column { id, name, source, column_type });
     }
 
-    pub(crate) fn next_id(&mut self) -> i32 {
+    fn is_used(&self, name: &str) -> bool {
+        self.foreign_names.contains(name) || self.columns.iter().any(|column| column.name == name)
+    }
+
+    fn next_id(&mut self) -> i32 {
         self.last_field_id += 1;
         self.last_field_id
+    }
+
+    /// Adds columns for the members of these values that have none. What is no JSON object tells nothing.
+    pub fn learn<'a>(&mut self, values: impl IntoIterator<Item = &'a [u8]>) {
+        let mut reader = Reader::default();
+        let mut seen = Seen::default();
+        for value in values {
+            if let Ok(value) = reader.read(value)
+                && value.kind() == Kind::Object
+            {
+                seen.add(&value, 0);
+            }
+        }
+        for (member, shape) in seen.member_shapes() {
+            let source = Source::Member(member.clone());
+            if self.of_source(&source).is_none() && self.leaves() + shape.leaves() <= COLUMNS_MAX {
+                self.add_member(&member, &shape, "");
+            }
+        }
+    }
+
+    /// `suffix` says what kind of column of the member it is, when the member has one already.
+    pub(crate) fn add_member(&mut self, member: &str, shape: &Shape, suffix: &str) {
+        let mut last_field_id = self.last_field_id;
+        let column = column_of(member, shape, suffix, &mut last_field_id, &|name| self.is_used(name));
+        self.last_field_id = last_field_id;
+        self.columns.push(column);
+    }
+
+    /// Columns of the file.
+    pub(crate) fn leaves(&self) -> usize {
+        self.columns.iter().map(|column| column.column_type.leaves()).sum()
+    }
+
+    pub(crate) fn with_columns(&self, columns: Vec<Column>, last_field_id: i32) -> TableSchema {
+        TableSchema { columns, last_field_id, foreign_names: self.foreign_names.clone(), ..*self }
+    }
+
+    pub(crate) fn foreign_names(&self) -> &HashSet<String> {
+        &self.foreign_names
     }
 
     pub fn columns(&self) -> &[Column] {
@@ -191,6 +247,10 @@ impl TableSchema {
 
     pub(crate) fn of_source(&self, source: &Source) -> Option<&Column> {
         self.columns.iter().find(|column| column.source == *source)
+    }
+
+    pub(crate) fn position(&self, source: &Source) -> Option<usize> {
+        self.columns.iter().position(|column| column.source == *source)
     }
 
     /// The highest field id that was given away. Ids of columns that others added are not given away again once they were
@@ -202,6 +262,15 @@ impl TableSchema {
     /// The table's own schema may have columns that somebody else added (`ALTER TABLE`): their ids and names are not for ours.
     pub fn keep_clear_of(&mut self, table: &Schema, last_column_id: i32) {
         self.last_field_id = self.last_field_id.max(last_column_id).max(table.highest_field_id());
+        let mut own_ids = HashSet::new();
+        for column in &self.columns {
+            column.add_ids(&mut own_ids);
+        }
+        for (id, path) in table.field_id_to_name_map() {
+            if !own_ids.contains(id) {
+                self.foreign_names.insert(path.rsplit('.').next().unwrap_or(path).to_owned());
+            }
+        }
     }
 
     /// The value of the table property that keeps this.
@@ -214,7 +283,19 @@ impl TableSchema {
         if schema.version != VERSION {
             return Err(SchemaError::Version(schema.version));
         }
+        schema.check()?;
         Ok(schema)
+    }
+
+    fn check(&self) -> Result<(), SchemaError> {
+        let kafka = TableSchema::of_records();
+        let has_kafka = kafka.columns.iter().all(|column| {
+            self.of_source(&column.source).is_some_and(|own| own.column_type.is_like(&column.column_type))
+        });
+        if !has_kafka {
+            return Err(SchemaError::Unsound("columns of Kafka's are missing".to_owned()));
+        }
+        check_columns(&self.columns, self.last_field_id, &mut HashSet::new()).map_err(SchemaError::Unsound)
     }
 
     /// Iceberg's, with these ids: whoever makes the table must keep them, for the files have them too.
@@ -233,17 +314,123 @@ impl Column {
     pub fn is_required(&self) -> bool {
         matches!(self.source, Source::Partition | Source::Offset)
     }
+
+    fn add_ids(&self, ids: &mut HashSet<i32>) {
+        ids.insert(self.id);
+        self.column_type.add_ids(ids);
+    }
 }
 
-/// `name`, or the first of `name_2`, `name_3`, ... that is not used.
-pub(crate) fn unused(name: &str, is_used: impl Fn(&str) -> bool) -> String {
-    if !is_used(name) {
-        return name.to_owned();
+/// Ids and names once each, on every level.
+fn check_columns(columns: &[Column], last_field_id: i32, ids: &mut HashSet<i32>) -> Result<(), String> {
+    let mut names = HashSet::new();
+    if columns.is_empty() {
+        return Err("a struct without fields".to_owned());
     }
+    for column in columns {
+        if !names.insert(&column.name) {
+            return Err(format!("two columns {}", column.name));
+        }
+        let mut own_ids = HashSet::new();
+        own_ids.insert(column.id);
+        let mut column_type = &column.column_type;
+        while let ColumnType::List(element) = column_type {
+            own_ids.insert(element.id);
+            column_type = &element.element_type;
+        }
+        match column_type {
+            ColumnType::Struct(fields) => check_columns(fields, last_field_id, ids)?,
+            ColumnType::Map { key_id, value_id } => own_ids.extend([*key_id, *value_id]),
+            _ => {}
+        }
+        if !own_ids.iter().all(|id| (1..=last_field_id).contains(id) && ids.insert(*id)) {
+            return Err(format!("ids of column {} twice, or above {last_field_id}", column.name));
+        }
+    }
+    Ok(())
+}
+
+/// With fresh ids, and names that are not used around it.
+pub(crate) fn column_of(
+    member: &str,
+    shape: &Shape,
+    suffix: &str,
+    last_field_id: &mut i32,
+    is_used: &dyn Fn(&str) -> bool,
+) -> Column {
+    *last_field_id += 1;
+    let id = *last_field_id;
+    let name = unused(snake_case(member) + suffix, is_used);
+    let source = Source::Member(member.to_owned());
+    Column { id, name, source, column_type: type_of(shape, last_field_id) }
+}
+
+fn type_of(shape: &Shape, last_field_id: &mut i32) -> ColumnType {
+    match shape {
+        Shape::Boolean => ColumnType::Boolean,
+        Shape::Long => ColumnType::Long,
+        Shape::Double => ColumnType::Double,
+        Shape::Date => ColumnType::Date,
+        Shape::Timestamp => ColumnType::Timestamp,
+        Shape::String => ColumnType::String,
+        Shape::Struct(members) => {
+            let mut columns: Vec<Column> = Vec::with_capacity(members.len());
+            for (member, shape) in members {
+                let is_used = |name: &str| columns.iter().any(|column| column.name == name);
+                let column = column_of(member, shape, "", last_field_id, &is_used);
+                columns.push(column);
+            }
+            ColumnType::Struct(columns)
+        }
+        Shape::List(element) => {
+            *last_field_id += 1;
+            let id = *last_field_id;
+            ColumnType::List(Box::new(Element { id, element_type: type_of(element, last_field_id) }))
+        }
+    }
+}
+
+impl ColumnType {
+    /// Columns of the file.
+    pub(crate) fn leaves(&self) -> usize {
+        match self {
+            ColumnType::Struct(columns) => columns.iter().map(|column| column.column_type.leaves()).sum(),
+            ColumnType::List(element) => element.element_type.leaves(),
+            ColumnType::Map { .. } => 2,
+            _ => 1,
+        }
+    }
+
+    /// The same but for ids and what may have been added.
+    fn is_like(&self, other: &ColumnType) -> bool {
+        match (self, other) {
+            (ColumnType::Struct(own), ColumnType::Struct(other)) => {
+                own.len() == other.len() && own.iter().zip(other).all(|(a, b)| a.column_type.is_like(&b.column_type))
+            }
+            (ColumnType::List(own), ColumnType::List(other)) => own.element_type.is_like(&other.element_type),
+            (ColumnType::Map { .. }, ColumnType::Map { .. }) => true,
+            (own, other) => own == other,
+        }
+    }
+
+    fn add_ids(&self, ids: &mut HashSet<i32>) {
+        match self {
+            ColumnType::Struct(columns) => columns.iter().for_each(|column| column.add_ids(ids)),
+            ColumnType::List(element) => {
+                ids.insert(element.id);
+                element.element_type.add_ids(ids);
+            }
+            ColumnType::Map { key_id, value_id } => ids.extend([*key_id, *value_id]),
+            _ => {}
+        }
+    }
+<<<<<<< HEAD
     (2u32..)
         .map(|n| format!("{name}_{n}"))
         .find(|name| !is_used(name))
         .expect("there are more numbers than columns")
+=======
+>>>>>>> 7a3a888 (Records become rows: JSON read once into columns, new members become columns, and what fits none is kept in the quarantine)
 }
 
 fn iceberg_fields(columns: &[Column]) -> Vec<NestedFieldRef> {
