@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use arrow_array::types::{Date32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{
-    ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, ListArray, MapArray, PrimitiveArray, StringArray, StructArray,
+    ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, ListArray, MapArray, PrimitiveArray,
+    StringArray, StructArray,
 };
-use arrow_buffer::{ArrowNativeType, BooleanBufferBuilder, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{
+    ArrowNativeType, BooleanBufferBuilder, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer,
+};
 use arrow_schema::{DataType, Fields as ArrowFields};
 
 use crate::json::{Kind, Value};
@@ -239,9 +242,10 @@ fn cut(valid: &mut NullBufferBuilder, len: usize) {
 impl Values {
     pub fn new(column_type: &ColumnType) -> Values {
         match column_type {
-            ColumnType::Boolean => {
-                Values::Boolean { values: BooleanBufferBuilder::new(0), valid: NullBufferBuilder::new(ROWS_GUESS) }
-            }
+            ColumnType::Boolean => Values::Boolean {
+                values: BooleanBufferBuilder::new(0),
+                valid: NullBufferBuilder::new(ROWS_GUESS),
+            },
             ColumnType::Int => Values::Int(Flat::new()),
             ColumnType::Long => Values::Long(Flat::new()),
             ColumnType::Double => Values::Double(Flat::new()),
@@ -368,19 +372,24 @@ impl Values {
             Values::Long(flat) => scalar::long(value).map(|long| flat.push(long)).is_some(),
             Values::Double(flat) => scalar::double(value).map(|double| flat.push(double)).is_some(),
             Values::Date(flat) => string(value, scalar::date).map(|day| flat.push(day)).is_some(),
-            Values::Timestamp(flat) => string(value, scalar::timestamp).map(|micros| flat.push(micros)).is_some(),
+            Values::Timestamp(flat) => {
+                string(value, scalar::timestamp).map(|micros| flat.push(micros)).is_some()
+            }
             Values::String(bytes) => {
                 bytes.push(value.content().as_bytes());
                 true
             }
-            Values::Int(_) | Values::Binary(_) | Values::Struct(_) | Values::List(_) | Values::Map(_) => false,
+            Values::Int(_) | Values::Binary(_) | Values::Struct(_) | Values::List(_) | Values::Map(_) => {
+                false
+            }
         }
     }
 
     /// Turns longs into doubles, if each of them is one.
     pub fn widen(&mut self) -> bool {
         let Values::Long(longs) = self else { return false };
-        let doubles: Option<Vec<f64>> = longs.values.iter().map(|long| scalar::double_of_long(*long)).collect();
+        let doubles: Option<Vec<f64>> =
+            longs.values.iter().map(|long| scalar::double_of_long(*long)).collect();
         let Some(values) = doubles else { return false };
         let valid = std::mem::replace(&mut longs.valid, NullBufferBuilder::new(0));
         *self = Values::Double(Flat { values, valid });
@@ -390,7 +399,9 @@ impl Values {
     pub fn finish(mut self, len: usize, of: &DataType) -> ArrayRef {
         self.pad_to(len);
         match self {
-            Values::Boolean { mut values, valid } => Arc::new(BooleanArray::new(values.finish(), valid.build())),
+            Values::Boolean { mut values, valid } => {
+                Arc::new(BooleanArray::new(values.finish(), valid.build()))
+            }
             Values::Int(flat) => Arc::new(flat.finish::<Int32Type>()),
             Values::Long(flat) => Arc::new(flat.finish::<Int64Type>()),
             Values::Double(flat) => Arc::new(flat.finish::<Float64Type>()),
@@ -404,18 +415,24 @@ impl Values {
                 Arc::new(BinaryArray::new(offsets, bytes, valid))
             }
             Values::Struct(structs) => {
-                let DataType::Struct(types) = of else { unreachable!("the type is made of the same columns") };
+                let DataType::Struct(types) = of else {
+                    unreachable!("the type is made of the same columns")
+                };
                 let arrays = structs.fields.finish(len, types);
                 Arc::new(StructArray::new(types.clone(), arrays, structs.valid.build()))
             }
             Values::List(lists) => {
-                let DataType::List(element) = of else { unreachable!("the type is made of the same columns") };
+                let DataType::List(element) = of else {
+                    unreachable!("the type is made of the same columns")
+                };
                 let elements = lists.ends.last().map_or(0, |&end| end as usize);
                 let values = lists.element.finish(elements, element.data_type());
                 Arc::new(ListArray::new(element.clone(), offsets(lists.ends), values, lists.valid.build()))
             }
             Values::Map(maps) => {
-                let DataType::Map(entry, _) = of else { unreachable!("the type is made of the same columns") };
+                let DataType::Map(entry, _) = of else {
+                    unreachable!("the type is made of the same columns")
+                };
                 let DataType::Struct(types) = entry.data_type() else { unreachable!("entries are structs") };
                 let entries: Vec<ArrayRef> =
                     vec![Arc::new(maps.keys.finish_strings()), Arc::new(maps.values.finish_strings())];

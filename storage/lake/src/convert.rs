@@ -162,8 +162,9 @@ impl Converter {
     }
 
     fn push_to_quarantine(&mut self, record: &Record, micros: Option<i64>, reason: &str) {
-        let [of_reason, text, bytes] = [Source::Reason, Source::Value, Source::ValueBytes]
-            .map(|source| self.quarantine_schema.position(&source).expect("the quarantine has these columns"));
+        let [of_reason, text, bytes] = [Source::Reason, Source::Value, Source::ValueBytes].map(|source| {
+            self.quarantine_schema.position(&source).expect("the quarantine has these columns")
+        });
         self.quarantine.push_text(of_reason, reason);
         if let Some(value) = record.value {
             self.quarantine.push_text_or_bytes(text, bytes, value);

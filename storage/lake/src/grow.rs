@@ -55,7 +55,14 @@ impl Growth {
     }
 
     /// `source`, if it isn't the member.
-    fn add(&mut self, fields: &mut Fields, member: &str, shape: &Shape, suffix: &str, source: Option<Source>) {
+    fn add(
+        &mut self,
+        fields: &mut Fields,
+        member: &str,
+        shape: &Shape,
+        suffix: &str,
+        source: Option<Source>,
+    ) {
         let is_used = |name: &str| {
             self.foreign_names.contains(name) || fields.list.iter().any(|field| field.name == name)
         };
@@ -110,7 +117,8 @@ fn push_member(
         if std::mem::replace(&mut fields.members[at].seen_in, object) == object {
             return Err(Duplicate(name.into_owned()));
         }
-        let wants_double = growth.is_open && growth.leaves < COLUMNS_MAX && is_double_among_longs(fields, at, value);
+        let wants_double =
+            growth.is_open && growth.leaves < COLUMNS_MAX && is_double_among_longs(fields, at, value);
         for nth in 0..fields.members[at].columns.len() {
             let column = fields.members[at].columns[nth];
             if nth > 0 && wants_double {
@@ -173,7 +181,8 @@ fn push_with_growth(
 /// A number for which there ought to be a column of doubles, beside the one of longs.
 fn is_double_among_longs(fields: &Fields, at: usize, value: &Value) -> bool {
     let columns = &fields.members[at].columns;
-    let is = |nth: usize, of: fn(&Values) -> bool| columns.get(nth).is_some_and(|at| of(&fields.list[*at].values));
+    let is =
+        |nth: usize, of: fn(&Values) -> bool| columns.get(nth).is_some_and(|at| of(&fields.list[*at].values));
     is(0, |values| matches!(values, Values::Long(_)))
         && !is(1, |values| matches!(values, Values::Double(_)))
         && scalar::long(value).is_none()
@@ -207,7 +216,12 @@ fn push_at(
     Ok(is_held)
 }
 
-fn push_value(values: &mut Values, value: &Value, depth: usize, growth: &mut Growth) -> Result<bool, Duplicate> {
+fn push_value(
+    values: &mut Values,
+    value: &Value,
+    depth: usize,
+    growth: &mut Growth,
+) -> Result<bool, Duplicate> {
     match values {
         Values::Struct(structs) => {
             if value.kind() != Kind::Object {

@@ -60,9 +60,7 @@ impl Seen {
             Kind::Object | Kind::Array if depth >= DEPTH_MAX => self.texts += 1,
             Kind::Object => {
                 self.objects += 1;
-                for (name, value) in value.members() {
-                    self.add_member(&name.content(), &value, depth + 1);
-                }
+                self.add_members(value, depth + 1);
             }
             Kind::Array => {
                 self.arrays += 1;
@@ -71,6 +69,13 @@ impl Seen {
                     element.add(&value, depth + 1);
                 }
             }
+        }
+    }
+
+    /// Those of an object, which `depth` structs and lists are around; the value of a record has none.
+    pub fn add_members(&mut self, object: &Value, depth: usize) {
+        for (name, value) in object.members() {
+            self.add_member(&name.content(), &value, depth);
         }
     }
 
@@ -93,7 +98,10 @@ impl Seen {
         let strings = self.dates + self.timestamps + self.texts;
         // The last of equals wins: what may be anything is text.
         let (_, shape) = [
-            (self.arrays, self.element.as_ref().and_then(|element| Some(Shape::List(element.shape()?.into())))),
+            (
+                self.arrays,
+                self.element.as_ref().and_then(|element| Some(Shape::List(element.shape()?.into()))),
+            ),
             (self.objects, self.struct_shape()),
             (self.booleans, Some(Shape::Boolean)),
             (numbers, Some(self.number_shape())),

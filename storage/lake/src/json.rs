@@ -451,11 +451,61 @@ mod tests {
     fn the_edges_of_the_grammar() {
         let mut reader = Reader::default();
         for text in [
-            "", " ", "{", "}", "[", "]", "{}", "[]", " [ ] ", "[,]", "[1,]", "[1 2]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{1:1}",
-            "{\"a\":1 \"b\":2}", "[1}", "{\"a\":1]", "nul", "nullx", "null null", "true", "01", "-", "-0", "-01", "1.", ".5", "1.e3",
-            "1e", "1e+", "1e5", "-1.5E-7", "+1", "NaN", "Infinity", "\"", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud800\"",
-            "\"\\udc00\"", "\"\\ud800\\u0041\"", "\"\\ud83d\\ude00\"", "\"\\ud83d\\n\"", "\"\u{1}\"", "\"\u{7f}\"", "\u{feff}{}", "{}{}", "[[]]x",
-            "\"\\u0000\"", "\"\\/\\b\\f\\n\\r\\t\\\\\\\"\"",
+            "",
+            " ",
+            "{",
+            "}",
+            "[",
+            "]",
+            "{}",
+            "[]",
+            " [ ] ",
+            "[,]",
+            "[1,]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{1:1}",
+            "{\"a\":1 \"b\":2}",
+            "[1}",
+            "{\"a\":1]",
+            "nul",
+            "nullx",
+            "null null",
+            "true",
+            "01",
+            "-",
+            "-0",
+            "-01",
+            "1.",
+            ".5",
+            "1.e3",
+            "1e",
+            "1e+",
+            "1e5",
+            "-1.5E-7",
+            "+1",
+            "NaN",
+            "Infinity",
+            "\"",
+            "\"\\",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\u12g4\"",
+            "\"\\ud800\"",
+            "\"\\udc00\"",
+            "\"\\ud800\\u0041\"",
+            "\"\\ud83d\\ude00\"",
+            "\"\\ud83d\\n\"",
+            "\"\u{1}\"",
+            "\"\u{7f}\"",
+            "\u{feff}{}",
+            "{}{}",
+            "[[]]x",
+            "\"\\u0000\"",
+            "\"\\/\\b\\f\\n\\r\\t\\\\\\\"\"",
         ] {
             assert_same(&mut reader, text.as_bytes());
         }
@@ -466,9 +516,12 @@ mod tests {
     #[test]
     fn numbers_are_kept_as_they_were_written() {
         let mut reader = Reader::default();
-        for (text, kind) in
-            [("18446744073709551616", Kind::Integer), ("1e400", Kind::Real), ("-0", Kind::Integer), ("1.50", Kind::Real)]
-        {
+        for (text, kind) in [
+            ("18446744073709551616", Kind::Integer),
+            ("1e400", Kind::Real),
+            ("-0", Kind::Integer),
+            ("1.50", Kind::Real),
+        ] {
             let value = reader.read(text.as_bytes()).unwrap();
             assert_eq!((value.kind(), value.text()), (kind, text));
         }

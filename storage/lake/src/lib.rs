@@ -3,6 +3,7 @@
 //! - [`record`]: a record as it comes from the log.
 //! - [`schema`]: the columns of a table, where their values come from, and how they grow.
 //! - [`convert`]: records to rows, and what fits no row to the quarantine.
+//! - [`json_schema`]: the columns that a JSON Schema asks for.
 //! - [`data_file`]: a finished Parquet file, with what Iceberg wants to know about it.
 //! - [`catalog`]: which metadata a table has, and a swap that has one winner.
 
@@ -13,6 +14,7 @@ pub mod data_file;
 mod grow;
 mod infer;
 mod json;
+pub mod json_schema;
 mod names;
 mod parquet_file;
 pub mod record;

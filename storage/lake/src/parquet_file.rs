@@ -6,14 +6,15 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 use iceberg::spec::Datum;
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnPath;
 
 use crate::data_file::ColumnMetrics;
-use crate::schema::{Column, ColumnType};
+use crate::schema::{Column, ColumnType, Source};
 
 /// Bounds in a manifest are for skipping files; a prefix of a string does that.
 const BOUND_BYTES_MAX: usize = 32;
@@ -21,20 +22,35 @@ const BOUND_BYTES_MAX: usize = 32;
 /// dates and enumerations stay far below.
 const DICTIONARY_BYTES_MAX: usize = 1 << 20;
 
-pub fn write(columns: &[Column], batch: &RecordBatch, zstd_level: i32) -> Result<(Bytes, ColumnMetrics), ParquetError> {
-    let properties = WriterProperties::builder()
+pub fn write(
+    columns: &[Column],
+    batch: &RecordBatch,
+    zstd_level: i32,
+) -> Result<(Bytes, ColumnMetrics), ParquetError> {
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(zstd_level)?))
         .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
         .set_statistics_truncate_length(Some(BOUND_BYTES_MAX))
         .set_column_index_truncate_length(Some(BOUND_BYTES_MAX))
-        .set_created_by("ottla".to_owned())
-        .build();
+        .set_created_by("ottla".to_owned());
+    // They go by little steps, so a dictionary would hold each value once and save nothing.
+    let is_stepwise = |column: &&Column| {
+        matches!(column.source, Source::Offset | Source::Timestamp) || column.column_type == ColumnType::Date
+    };
+    let stepwise = columns.iter().filter(is_stepwise);
+    for column in stepwise {
+        let path = ColumnPath::from(column.name.as_str());
+        properties = properties
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    }
     // The Parquet schema says all there is to say; a second description beside it could only disagree.
-    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), options)?;
+    let options =
+        ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, batch.schema(), options)?;
     writer.write(batch)?;
-    let metadata = writer.finish()?;
-    let bytes = writer.into_inner()?;
+    let metadata = writer.close()?;
     Ok((bytes.into(), metrics_of(columns, &metadata)))
 }
 
@@ -93,7 +109,12 @@ fn metrics_of(columns: &[Column], metadata: &ParquetMetaData) -> ColumnMetrics {
     metrics
 }
 
-fn keep(bounds: &mut HashMap<i32, Datum>, id: i32, bound: Option<Datum>, is_better: impl Fn(&Datum, &Datum) -> bool) {
+fn keep(
+    bounds: &mut HashMap<i32, Datum>,
+    id: i32,
+    bound: Option<Datum>,
+    is_better: impl Fn(&Datum, &Datum) -> bool,
+) {
     if let Some(bound) = bound
         && bounds.get(&id).is_none_or(|old| is_better(&bound, old))
     {
@@ -102,18 +123,32 @@ fn keep(bounds: &mut HashMap<i32, Datum>, id: i32, bound: Option<Datum>, is_bett
 }
 
 fn bounds_of(leaf_type: &ColumnType, statistics: &Statistics) -> (Option<Datum>, Option<Datum>) {
-    fn both<T>(min: Option<T>, max: Option<T>, datum: impl Fn(T) -> Option<Datum>) -> (Option<Datum>, Option<Datum>) {
+    fn both<T>(
+        min: Option<T>,
+        max: Option<T>,
+        datum: impl Fn(T) -> Option<Datum>,
+    ) -> (Option<Datum>, Option<Datum>) {
         (min.and_then(&datum), max.and_then(&datum))
     }
     match (leaf_type, statistics) {
-        (ColumnType::Boolean, Statistics::Boolean(of)) => both(of.min_opt(), of.max_opt(), |v| Some(Datum::bool(*v))),
-        (ColumnType::Int, Statistics::Int32(of)) => both(of.min_opt(), of.max_opt(), |v| Some(Datum::int(*v))),
-        (ColumnType::Date, Statistics::Int32(of)) => both(of.min_opt(), of.max_opt(), |v| Some(Datum::date(*v))),
-        (ColumnType::Long, Statistics::Int64(of)) => both(of.min_opt(), of.max_opt(), |v| Some(Datum::long(*v))),
+        (ColumnType::Boolean, Statistics::Boolean(of)) => {
+            both(of.min_opt(), of.max_opt(), |v| Some(Datum::bool(*v)))
+        }
+        (ColumnType::Int, Statistics::Int32(of)) => {
+            both(of.min_opt(), of.max_opt(), |v| Some(Datum::int(*v)))
+        }
+        (ColumnType::Date, Statistics::Int32(of)) => {
+            both(of.min_opt(), of.max_opt(), |v| Some(Datum::date(*v)))
+        }
+        (ColumnType::Long, Statistics::Int64(of)) => {
+            both(of.min_opt(), of.max_opt(), |v| Some(Datum::long(*v)))
+        }
         (ColumnType::Timestamp, Statistics::Int64(of)) => {
             both(of.min_opt(), of.max_opt(), |v| Some(Datum::timestamptz_micros(*v)))
         }
-        (ColumnType::Double, Statistics::Double(of)) => both(of.min_opt(), of.max_opt(), |v| Some(Datum::double(*v))),
+        (ColumnType::Double, Statistics::Double(of)) => {
+            both(of.min_opt(), of.max_opt(), |v| Some(Datum::double(*v)))
+        }
         (ColumnType::String, Statistics::ByteArray(of)) => {
             both(of.min_opt(), of.max_opt(), |v| Some(Datum::string(v.as_utf8().ok()?)))
         }

@@ -28,7 +28,10 @@ pub fn double(value: &Value) -> Option<f64> {
         Kind::Real => {
             let real: f64 = text.parse().ok()?;
             let is_underflow = real == 0.0
-                && text.bytes().take_while(|byte| !matches!(byte, b'e' | b'E')).any(|byte| matches!(byte, b'1'..=b'9'));
+                && text
+                    .bytes()
+                    .take_while(|byte| !matches!(byte, b'e' | b'E'))
+                    .any(|byte| matches!(byte, b'1'..=b'9'));
             (real.is_finite() && !is_underflow).then_some(real)
         }
         Kind::Integer => match text.parse::<i64>() {
@@ -66,7 +69,8 @@ pub fn date(text: &str) -> Option<i32> {
 /// Microseconds since 1970-01-01T00:00:00Z of an RFC 3339 time; none if it says more than microseconds, or a leap second.
 pub fn timestamp(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
-    if bytes.len() < 20 || !matches!(bytes[10], b'T' | b't' | b' ') || bytes[13] != b':' || bytes[16] != b':' {
+    if bytes.len() < 20 || !matches!(bytes[10], b'T' | b't' | b' ') || bytes[13] != b':' || bytes[16] != b':'
+    {
         return None;
     }
     let days = date(text.get(..10)?)?;
@@ -113,7 +117,9 @@ pub fn day_of_micros(micros: i64) -> i64 {
 }
 
 fn digits(bytes: &[u8]) -> Option<i64> {
-    bytes.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0')))
+    bytes
+        .iter()
+        .try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0')))
 }
 
 fn days_of_month(year: i64, month: i64) -> i64 {

@@ -209,7 +209,7 @@ impl TableSchema {
             if let Ok(value) = reader.read(value)
                 && value.kind() == Kind::Object
             {
-                seen.add(&value, 0);
+                seen.add_members(&value, 0);
             }
         }
         for (member, shape) in seen.member_shapes() {
@@ -405,7 +405,8 @@ impl ColumnType {
     fn is_like(&self, other: &ColumnType) -> bool {
         match (self, other) {
             (ColumnType::Struct(own), ColumnType::Struct(other)) => {
-                own.len() == other.len() && own.iter().zip(other).all(|(a, b)| a.column_type.is_like(&b.column_type))
+                own.len() == other.len()
+                    && own.iter().zip(other).all(|(a, b)| a.column_type.is_like(&b.column_type))
             }
             (ColumnType::List(own), ColumnType::List(other)) => own.element_type.is_like(&other.element_type),
             (ColumnType::Map { .. }, ColumnType::Map { .. }) => true,
@@ -424,13 +425,6 @@ impl ColumnType {
             _ => {}
         }
     }
-<<<<<<< HEAD
-    (2u32..)
-        .map(|n| format!("{name}_{n}"))
-        .find(|name| !is_used(name))
-        .expect("there are more numbers than columns")
-=======
->>>>>>> 7a3a888 (Records become rows: JSON read once into columns, new members become columns, and what fits none is kept in the quarantine)
 }
 
 fn iceberg_fields(columns: &[Column]) -> Vec<NestedFieldRef> {
