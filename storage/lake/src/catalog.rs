@@ -55,12 +55,22 @@ pub struct Entry {
 pub struct NewMetadata {
     /// Of the table, with scheme and bucket, no slash at its end.
     pub location: String,
-    /// How many states the table had before: for the name of the file. Two committers may come with the same number.
+    /// How many states the table had before. Two committers may come with the same number.
     pub number: u64,
+    /// Unlike any other's, with the time in it (version 7).
+    pub id: uuid::Uuid,
     /// The file: Iceberg's table metadata.
     pub json: Bytes,
     /// Those of the current schema, for catalogs that show them.
     pub columns: Vec<HiveColumn>,
+}
+
+impl NewMetadata {
+    /// Where the file goes, for a catalog that keeps a location and not the file: no two states have the same one. What became of no
+    /// state is found by this name and deleted.
+    pub fn unique_location(&self) -> String {
+        format!("{}/metadata/{:05}-{}.metadata.json", self.location, self.number, self.id.simple())
+    }
 }
 
 /// A column as Hive and Glue describe it.

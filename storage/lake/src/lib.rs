@@ -6,11 +6,15 @@
 //! - [`json_schema`]: the columns that a JSON Schema asks for.
 //! - [`data_file`]: a finished Parquet file, with what Iceberg wants to know about it.
 //! - [`catalog`]: which metadata a table has, and a swap that has one winner.
+//! - [`file_catalog`]: the one that needs no service.
+//! - [`table`]: a topic's table, and the rows that come into it exactly once.
+//! - [`warehouse`]: where tables lie.
 
 pub mod catalog;
 mod column;
 pub mod convert;
 pub mod data_file;
+pub mod file_catalog;
 mod grow;
 mod infer;
 mod json;
@@ -21,3 +25,5 @@ pub mod record;
 mod rows;
 mod scalar;
 pub mod schema;
+pub mod table;
+pub mod warehouse;

@@ -27,6 +27,16 @@ pub fn write(
     batch: &RecordBatch,
     zstd_level: i32,
 ) -> Result<(Bytes, ColumnMetrics), ParquetError> {
+    let mut bytes = Vec::new();
+    let options = options(columns, zstd_level)?;
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, batch.schema(), options)?;
+    writer.write(batch)?;
+    let metadata = writer.close()?;
+    Ok((bytes.into(), metrics_of(columns, &metadata)))
+}
+
+/// How files of such columns are written.
+pub fn options(columns: &[Column], zstd_level: i32) -> Result<ArrowWriterOptions, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(zstd_level)?))
         .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
@@ -45,13 +55,7 @@ pub fn write(
             .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
     }
     // The Parquet schema says all there is to say; a second description beside it could only disagree.
-    let options =
-        ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, batch.schema(), options)?;
-    writer.write(batch)?;
-    let metadata = writer.close()?;
-    Ok((bytes.into(), metrics_of(columns, &metadata)))
+    Ok(ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true))
 }
 
 struct Leaf<'a> {
@@ -79,7 +83,8 @@ fn add_leaves<'a>(id: i32, column_type: &'a ColumnType, is_repeated: bool, leave
     }
 }
 
-fn metrics_of(columns: &[Column], metadata: &ParquetMetaData) -> ColumnMetrics {
+/// What Iceberg wants to know of a finished file.
+pub fn metrics_of(columns: &[Column], metadata: &ParquetMetaData) -> ColumnMetrics {
     let mut leaves = Vec::new();
     for column in columns {
         add_leaves(column.id, &column.column_type, false, &mut leaves);

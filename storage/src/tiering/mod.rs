@@ -6,7 +6,7 @@
 //! - [`reader`]: reads such objects, with a cache in memory that all readers share.
 //! - [`manifest`]: what of a partition is there.
 //! - [`key`]: the names of these objects.
-//! - `testing` (with the feature of this name): what a store must keep to, as tests.
+//! - [`spool`]: a file for an object in the making.
 //!
 //! Nothing here decides what is uploaded or deleted, and nothing makes threads or tasks: what blocks is handed to the caller's
 //! [`directory::Beside`], what goes on by itself to [`Spawn`].
@@ -17,9 +17,8 @@ pub mod key;
 pub mod manifest;
 pub mod object;
 pub mod reader;
+pub mod spool;
 pub mod store;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 
 pub use cache::{CacheCounts, Spawn};
 

@@ -14,7 +14,6 @@ mod quorum;
 mod remote;
 mod replication;
 mod security;
-mod tier;
 mod topic;
 mod transaction;
 
@@ -358,7 +357,6 @@ const PARTS: &[&[Key]] = &[
     group::KEYS,
     transaction::KEYS,
     remote::KEYS,
-    tier::KEYS,
     security::KEYS,
     topic::KEYS,
     group_resource::KEYS,

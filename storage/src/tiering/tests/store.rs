@@ -33,3 +33,24 @@ fn content_is_read_across_its_parts() {
         "the file became shorter"
     );
 }
+
+#[test]
+fn a_spool_holds_what_was_written_and_leaves_nothing() {
+    use std::io::Write;
+
+    let disk = Disk::simulated(&SimulatedDisk::new());
+    let path = Path::new("/spool/joined");
+    for text in ["a longer one, left by a crash", "short"] {
+        let mut spool = crate::tiering::spool::Spool::create(&disk, path).unwrap();
+        spool.write_all(&text.as_bytes()[..3]).unwrap();
+        spool.write_all(&text.as_bytes()[3..]).unwrap();
+        assert_eq!(spool.content().read(0, text.len()).unwrap(), text.as_bytes());
+        assert_eq!(spool.len(), text.len() as u64);
+        if text == "short" {
+            drop(spool);
+        } else {
+            std::mem::forget(spool);
+        }
+    }
+    assert!(!disk.exists(path).unwrap());
+}

@@ -1,0 +1,4 @@
+mod append;
+mod maintain;
+mod race;
+mod support;
