@@ -31,9 +31,9 @@ clippy:
 	$(BEGIN)
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-unit: binary
+unit: setup binary
 	$(BEGIN)
-	$(CARGO) test --workspace
+	OTTLA_TEST_ENV=$(TEST_ENV) $(CARGO) test --workspace
 
 # Everything that any of the tests needs. One build for all of them: built package by package, the features of the
 # dependencies would differ, and most of the workspace would be compiled once more for each set of them.

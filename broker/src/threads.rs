@@ -1,8 +1,10 @@
 //! The door to threads: the only place of the broker that makes any. In a simulated cluster there is one thread, and what
 //! would block is a task of the simulated host, which dies with it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ottla_storage::tiering::directory::Beside;
 use tokio::task::JoinError;
 
 /// Runs work that may wait for disks, beside the tasks of the runtime.
@@ -15,6 +17,16 @@ where
     return tokio::task::spawn_blocking(work).await;
     #[cfg(ottla_sim)]
     return tokio::spawn(async move { work() }).await;
+}
+
+/// The same for a store that answers by itself.
+pub fn beside() -> Beside {
+    Arc::new(|work| {
+        #[cfg(not(ottla_sim))]
+        tokio::task::spawn_blocking(work);
+        #[cfg(ottla_sim)]
+        tokio::spawn(async move { work() });
+    })
 }
 
 /// Runs `work` on `count` threads at once and returns when all have returned. `work` must be such that one thread would

@@ -2,6 +2,7 @@
 //! stops at the first problem: an operator sees all of them at once.
 
 mod cluster;
+mod tier;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ impl Loader {
         let quorum = self.quorum();
         self.check_roles(node_id, roles, &listeners, &controller_listener_names, &quorum);
         let log_dirs = self.log_dirs();
+        let tier = self.tier(node_id, &quorum, &log_dirs);
         self.check_relations();
 
         let config = NodeConfig {
@@ -83,6 +85,7 @@ impl Loader {
                 waiting_max: self.size("remote.log.reader.max.pending.tasks"),
                 quota_window: self.quota_window("remote.log.manager.fetch"),
             },
+            tier,
             metrics_listener: self.metrics_listener(),
             network: NetworkConfig {
                 request_bytes_max: self.size("socket.request.max.bytes"),

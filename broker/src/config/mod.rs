@@ -12,6 +12,7 @@ mod reference;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod tier;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,6 +25,8 @@ use arc_swap::ArcSwap;
 use ottla_raft::quorum::ConfigCheck;
 use ottla_raft::{BrokerId, ClusterId, Image, Metadata, StaticSettings};
 use table::{Effect, Scope};
+
+pub use tier::{S3Settings, TierConfig, TierPlace};
 
 use crate::replica::TopicSettingsOf;
 use crate::replica::selector::ReplicaSelector;
@@ -52,6 +55,9 @@ pub struct NodeConfig {
     /// Where the metadata quorum keeps its log.
     pub metadata_log_dir: PathBuf,
     pub tier_read: TierReadConfig,
+    /// `ottla.tier.*`: the object store of the remote tier and of tables. `None` without `ottla.tier.url`, but for a node that is
+    /// all of its cluster and has `remote.log.storage.system.enable`.
+    pub tier: Option<TierConfig>,
     /// `host:port` of the endpoint for metrics and health; `None` when it is switched off (empty value).
     pub metrics_listener: Option<String>,
     pub network: NetworkConfig,

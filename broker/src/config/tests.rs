@@ -128,7 +128,6 @@ fn all_bad_values_are_reported_at_once_with_what_was_expected() {
 fn what_would_promise_too_much_is_refused() {
     for text in [
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "remote.log.storage.system.enable=true",
         "process.roles=broker",
         "controller.quorum.voters=1@a:1,2@b:1",
         "controller.quorum.voters=7@a:1",
@@ -386,4 +385,52 @@ fn entries_of_a_group() {
     assert_eq!((set.value.as_deref(), set.source, set.synonyms.len()), (Some("46000"), Source::Group, 2));
     let plain = entry(effective::group_entries(&node, &with, "other"), "share.isolation.level");
     assert_eq!((plain.source, plain.synonyms[0].name.as_str()), (Source::Default, "share.isolation.level"));
+}
+
+#[test]
+fn the_tier_is_where_the_url_says_or_below_the_log_directory_of_a_lone_node() {
+    let place = |text: &str| loaded(text).tier.map(|tier| tier.place);
+    const ENABLED: &str = "remote.log.storage.system.enable=true\nlog.dirs=/d/0,/d/1";
+    assert_eq!(place(""), None);
+    assert_eq!(place(ENABLED), Some(TierPlace::Directory("/d/0/remote".into())));
+    let directory = Some(TierPlace::Directory("/mnt/tier".into()));
+    assert_eq!(place("ottla.tier.url=file:///mnt/tier/"), directory);
+    let bucket = |prefix: &str| Some(TierPlace::Bucket { bucket: "b-1".into(), prefix: prefix.into() });
+    if cfg!(feature = "s3") {
+        assert_eq!(place("ottla.tier.url=s3://b-1"), bucket(""));
+        assert_eq!(place("ottla.tier.url=s3://b-1/"), bucket(""));
+        assert_eq!(place("ottla.tier.url=s3://b-1/a/b/"), bucket("a/b/"));
+    }
+    for url in [
+        "/mnt/tier",
+        "file://tier",
+        "file:///",
+        "s3://",
+        "s3:///a",
+        "s3://b/a//b",
+        "s3://b/../a",
+        "gs://b",
+        "s3://b c",
+    ] {
+        let found = problems(&format!("ottla.tier.url={url}"));
+        assert_eq!(found.len(), 1, "{url}: {found:?}");
+        assert_eq!((found[0].key.as_str(), found[0].value.as_str()), ("ottla.tier.url", url));
+    }
+    // What one node keeps for itself the others of a cluster could not read.
+    let of_three = "listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\n\
+                    controller.quorum.voters=1@localhost:9093,2@b:1,3@c:1\n";
+    let found = problems(&format!("{of_three}remote.log.storage.system.enable=true"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].key, "ottla.tier.url");
+    assert_eq!(place(&format!("{of_three}{ENABLED}\nottla.tier.url=file:///mnt/tier")), directory);
+}
+
+#[test]
+fn an_endpoint_is_a_url_and_is_asked_by_paths() {
+    let s3 = |text: &str| loaded(&format!("ottla.tier.url=file:///t\n{text}")).tier.expect("a tier").s3;
+    assert!(!s3("").path_style);
+    assert!(s3("ottla.tier.s3.endpoint=http://localhost:9000").path_style);
+    assert!(!s3("ottla.tier.s3.endpoint=http://localhost:9000\nottla.tier.s3.path.style=false").path_style);
+    let found = problems("ottla.tier.url=file:///t\nottla.tier.s3.endpoint=localhost:9000");
+    assert_eq!(found[0].key, "ottla.tier.s3.endpoint");
 }

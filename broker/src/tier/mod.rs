@@ -3,11 +3,15 @@
 //! - [`Tier`]: the store, its reader, and the manifests that say what of a partition is there.
 //! - [`read`]: what fetches and lookups of offsets ask of it.
 //! - [`manifests`]: those manifests, loaded once for all who wait.
+//! - [`open`]: the object store that the configuration names.
 //!
 //! The truth about a partition's tier is its manifest in the store (`ottla_storage::tiering::manifest`). The metadata names the
 //! newest one and where it ends ([`ottla_raft::TierPosition`]), so that every replica knows which to load, and what may go from its disk.
 
+#[cfg(feature = "s3")]
+mod bucket;
 pub mod manifests;
+pub mod open;
 pub mod read;
 mod read_metrics;
 mod read_store;

@@ -16,8 +16,8 @@ use futures::channel::oneshot;
 use parking_lot::Mutex;
 
 use super::store::{
-    Answer, ByteRange, Condition, Content, Listed, ObjectStore, PAGE_KEYS_MAX, Page, Piece, StoreError,
-    check_key,
+    Answer, ByteRange, Condition, Content, Listed, ObjectStore, PAGE_KEYS_MAX, Page, Piece, RequestCounters,
+    RequestCounts, RequestKind, StoreError, check_key,
 };
 use crate::disk::{Disk, OpenMode};
 
@@ -41,6 +41,7 @@ struct Shared {
     uploads_count: AtomicU64,
     /// Directories whose names are on stable storage.
     durable: Mutex<HashSet<PathBuf>>,
+    counters: RequestCounters,
 }
 
 impl DirectoryStore {
@@ -56,19 +57,26 @@ impl DirectoryStore {
             uploads,
             uploads_count: AtomicU64::new(0),
             durable: Mutex::new(HashSet::new()),
+            counters: RequestCounters::default(),
         };
         Ok(DirectoryStore { shared: Arc::new(shared), beside })
     }
 
     fn run<'a, T: Send + 'static>(
         &'a self,
+        kind: RequestKind,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Answer<'a, T> {
         let (answer, answered) = oneshot::channel();
         let shared = self.shared.clone();
         let work = Box::new(move || {
+            shared.counters.asked(kind);
+            let outcome = work(&shared);
+            if let Err(StoreError::Refused(_) | StoreError::Unavailable(_)) = &outcome {
+                shared.counters.failed();
+            }
             // Whoever asked may have gone away.
-            let _ = answer.send(work(&shared));
+            let _ = answer.send(outcome);
         });
         Box::pin(async move {
             (self.beside)(work);
@@ -82,22 +90,26 @@ impl DirectoryStore {
 impl ObjectStore for DirectoryStore {
     fn put<'a>(&'a self, key: &'a str, content: Content, condition: Condition) -> Answer<'a, ()> {
         let key = key.to_owned();
-        self.run(move |shared| shared.put(&key, &content, condition))
+        self.run(RequestKind::Put, move |shared| shared.put(&key, &content, condition))
     }
 
     fn get<'a>(&'a self, key: &'a str, range: ByteRange) -> Answer<'a, Piece> {
         let key = key.to_owned();
-        self.run(move |shared| shared.get(&key, range))
+        self.run(RequestKind::Get, move |shared| shared.get(&key, range))
     }
 
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> Answer<'a, Page> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
-        self.run(move |shared| shared.list(&prefix, after.as_deref()))
+        self.run(RequestKind::List, move |shared| shared.list(&prefix, after.as_deref()))
     }
 
     fn delete<'a>(&'a self, keys: &'a [String]) -> Answer<'a, ()> {
         let keys = keys.to_vec();
-        self.run(move |shared| shared.delete(&keys))
+        self.run(RequestKind::Delete, move |shared| shared.delete(&keys))
+    }
+
+    fn counts(&self) -> RequestCounts {
+        self.shared.counters.counts()
     }
 }
 
@@ -126,6 +138,7 @@ impl Shared {
             file.write_all_at(&mut [IoSlice::new(&piece)], written).map_err(unavailable)?;
             written += len as u64;
         }
+        self.counters.put(written);
         // ORDER: content before the name. A name that is durable before its content is an empty object after a crash.
         file.sync_data().map_err(unavailable)
     }
@@ -187,6 +200,7 @@ impl Shared {
         };
         let mut bytes = vec![0; len as usize];
         file.read_exact_at(&mut bytes, position).map_err(unavailable)?;
+        self.counters.got(bytes.len());
         Ok(Piece { bytes: Bytes::from(bytes), position, object_bytes })
     }
 

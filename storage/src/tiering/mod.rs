@@ -7,6 +7,7 @@
 //! - [`manifest`]: what of a partition is there.
 //! - [`key`]: the names of these objects.
 //! - [`spool`]: a file for an object in the making.
+//! - `testing` (with the feature of this name): what a store must keep to, as tests.
 //!
 //! Nothing here decides what is uploaded or deleted, and nothing makes threads or tasks: what blocks is handed to the caller's
 //! [`directory::Beside`], what goes on by itself to [`Spawn`].
@@ -19,6 +20,8 @@ pub mod object;
 pub mod reader;
 pub mod spool;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use cache::{CacheCounts, Spawn};
 

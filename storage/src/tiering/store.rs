@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
@@ -30,6 +31,81 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// A key that is not there counts as deleted.
     fn delete<'a>(&'a self, keys: &'a [String]) -> Answer<'a, ()>;
+
+    /// What was asked of the store behind it so far. Zeroes where nobody counts.
+    fn counts(&self) -> RequestCounts {
+        RequestCounts::default()
+    }
+}
+
+/// Requests, tries that failed and were made again included; a large put is several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    pub gets: u64,
+    pub puts: u64,
+    pub lists: u64,
+    pub deletes: u64,
+    /// Of all of these, those that were not answered as they should be. That there is no such object, or one already, is an answer.
+    pub errors: u64,
+    pub bytes_got: u64,
+    pub bytes_put: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    Get,
+    Put,
+    List,
+    Delete,
+}
+
+/// Counts requests.
+#[derive(Debug, Default)]
+pub struct RequestCounters {
+    gets: AtomicU64,
+    puts: AtomicU64,
+    lists: AtomicU64,
+    deletes: AtomicU64,
+    errors: AtomicU64,
+    bytes_got: AtomicU64,
+    bytes_put: AtomicU64,
+}
+
+impl RequestCounters {
+    pub fn asked(&self, kind: RequestKind) {
+        let counter = match kind {
+            RequestKind::Get => &self.gets,
+            RequestKind::Put => &self.puts,
+            RequestKind::List => &self.lists,
+            RequestKind::Delete => &self.deletes,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn failed(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn got(&self, bytes: usize) {
+        self.bytes_got.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn put(&self, bytes: u64) {
+        self.bytes_put.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn counts(&self) -> RequestCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RequestCounts {
+            gets: read(&self.gets),
+            puts: read(&self.puts),
+            lists: read(&self.lists),
+            deletes: read(&self.deletes),
+            errors: read(&self.errors),
+            bytes_got: read(&self.bytes_got),
+            bytes_put: read(&self.bytes_put),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

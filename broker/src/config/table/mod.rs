@@ -14,6 +14,7 @@ mod quorum;
 mod remote;
 mod replication;
 mod security;
+mod tier;
 mod topic;
 mod transaction;
 
@@ -357,6 +358,7 @@ const PARTS: &[&[Key]] = &[
     group::KEYS,
     transaction::KEYS,
     remote::KEYS,
+    tier::KEYS,
     security::KEYS,
     topic::KEYS,
     group_resource::KEYS,

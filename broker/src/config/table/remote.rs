@@ -9,8 +9,8 @@ use super::{Key, key};
 
 #[rustfmt::skip] // One key is one row.
 pub(super) const KEYS: &[Key] = &[
-    key("remote.log.storage.system.enable", Boolean, Is("false"), Any, ReadOnly, OnlyDefault,
-        "Whether segments go to a remote tier."),
+    key("remote.log.storage.system.enable", Boolean, Is("false"), Any, ReadOnly, Used,
+        "Whether topics may have a remote tier, which is at `ottla.tier.url`."),
     key("remote.fetch.max.wait.ms", Int, Is("500"), AtLeast(1), ClusterWide, Used,
         "How long a fetch waits for the remote tier."),
     key("remote.list.offsets.request.timeout.ms", Long, Is("30000"), AtLeast(1), ClusterWide, Used,

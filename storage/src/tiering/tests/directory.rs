@@ -2,15 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::disk::{Disk, Fault, SimulatedDisk};
 use crate::tiering::directory::{Beside, DirectoryStore};
-use crate::tiering::store::{
-    Answer, ByteRange, Condition, Content, ObjectStore, PAGE_KEYS_MAX, Piece, StoreError,
-};
+use crate::tiering::store::{Answer, ByteRange, Condition, Content, ObjectStore, Page, Piece, StoreError};
+use crate::tiering::testing::{keeps_its_promises, keeps_the_contract, one_wins, one_wins_in_the_end};
 
 fn at_once() -> Beside {
     Arc::new(|work| work())
@@ -47,140 +47,100 @@ fn text(store: &DirectoryStore, key: &str) -> Option<String> {
     }
 }
 
-fn keys(store: &DirectoryStore, prefix: &str, after: Option<&str>) -> Vec<String> {
-    let page = answered(store.list(prefix, after)).unwrap();
-    assert!(!page.is_cut);
-    page.objects.into_iter().map(|object| object.key).collect()
-}
-
-fn on_both(test: impl Fn(&DirectoryStore)) {
-    test(&simulated().1);
-    let directory = tempfile::tempdir().unwrap();
-    test(&DirectoryStore::open(&Disk::real(), directory.path(), "1", at_once()).unwrap());
-}
-
 #[test]
-fn objects_are_put_replaced_and_read_in_ranges() {
-    on_both(|store| {
-        put(store, "a/b/c.seg", "0123456789", Condition::None).unwrap();
-        let piece = |bytes: &'static str, position| Piece {
-            bytes: Bytes::from_static(bytes.as_bytes()),
-            position,
-            object_bytes: 10,
-        };
-        let range = |range| get(store, "a/b/c.seg", range).unwrap();
-        assert_eq!(range(WHOLE), piece("0123456789", 0));
-        assert_eq!(range(ByteRange::From { position: 3, len: 4 }), piece("3456", 3));
-        assert_eq!(range(ByteRange::From { position: 8, len: usize::MAX }), piece("89", 8));
-        assert_eq!(range(ByteRange::Suffix { len: 3 }), piece("789", 7));
-        assert_eq!(range(ByteRange::Suffix { len: 11 }), piece("0123456789", 0));
-        for refused in [ByteRange::Whole { bytes_max: 9 }, ByteRange::From { position: 10, len: 1 }] {
-            let error = get(store, "a/b/c.seg", refused).unwrap_err();
-            assert!(matches!(error, StoreError::Range { object_bytes: 10, .. }), "{error}");
-        }
-        put(store, "a/b/c.seg", "new", Condition::None).unwrap();
-        assert_eq!(text(store, "a/b/c.seg").as_deref(), Some("new"));
-        put(store, "empty", "", Condition::None).unwrap();
-        assert_eq!(text(store, "empty").as_deref(), Some(""));
-        for missing in ["a", "a/b/d.seg", "a/b/c.seg/d"] {
-            assert!(matches!(
-                get(store, missing, WHOLE),
-                Err(StoreError::NotFound(_)) | Err(StoreError::Unavailable(_))
-            ));
-        }
-    });
+fn a_directory_keeps_the_contract_on_both_kinds_of_disk() {
+    let (_, store) = simulated();
+    keeps_the_contract(&store, "").now_or_never().expect("the work is done at once");
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(&Disk::real(), directory.path(), "1", at_once()).unwrap();
+    keeps_the_contract(&store, "below/it/").now_or_never().expect("the work is done at once");
 }
 
-#[test]
-fn of_many_who_put_what_must_be_absent_one_wins() {
-    on_both(|store| {
-        put(store, "m/1.json", "first", Condition::Absent).unwrap();
-        let second = put(store, "m/1.json", "second", Condition::Absent);
-        assert!(matches!(second, Err(StoreError::Exists(key)) if key == "m/1.json"));
-        assert_eq!(text(store, "m/1.json").as_deref(), Some("first"));
-    });
+#[tokio::test]
+async fn of_many_who_put_what_must_be_absent_one_wins() {
     let directory = tempfile::tempdir().unwrap();
-    for round in 0..20 {
-        let key = format!("m/{round}");
-        let won: Vec<usize> = std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..4)
-                .map(|writer| {
-                    let (key, path) = (&key, directory.path());
-                    scope.spawn(move || {
-                        let store = DirectoryStore::open(&Disk::real(), path, &writer.to_string(), at_once())
-                            .unwrap();
-                        put(&store, key, &writer.to_string(), Condition::Absent).is_ok()
-                    })
+    let on_threads: Beside = Arc::new(|work| drop(std::thread::spawn(work)));
+    let stores: Vec<Arc<dyn ObjectStore>> = (0..4)
+        .map(|writer: i32| {
+            let disk = Disk::real();
+            let store =
+                DirectoryStore::open(&disk, directory.path(), &writer.to_string(), on_threads.clone());
+            Arc::new(store.unwrap()) as Arc<dyn ObjectStore>
+        })
+        .collect();
+    one_wins(&stores, "m/", 20, 8).await;
+    one_wins_in_the_end(&stores, "n/", 20, 8).await.unwrap();
+    let numbers = || rand::random();
+    keeps_its_promises(&*stores[0], "p/", 500, numbers).await.unwrap();
+}
+
+/// A store with one fault, in each third call that it can have it in.
+struct Faulty {
+    store: DirectoryStore,
+    fault: Planted,
+    calls: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Planted {
+    /// A put is answered and not done.
+    Forgets,
+    /// A put that must not replace anything does.
+    Replaces,
+    /// What it put itself it takes for another's.
+    TakesItsOwnForAnothers,
+    /// A delete is answered and not done.
+    Keeps,
+}
+
+impl ObjectStore for Faulty {
+    fn put<'a>(&'a self, key: &'a str, content: Content, condition: Condition) -> Answer<'a, ()> {
+        let is_faulty = self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(3);
+        match self.fault {
+            Planted::Forgets if is_faulty => Box::pin(async { Ok(()) }),
+            Planted::Replaces if is_faulty => self.store.put(key, content, Condition::None),
+            Planted::TakesItsOwnForAnothers if is_faulty && condition == Condition::Absent => {
+                Box::pin(async move {
+                    self.store.put(key, content, condition).await?;
+                    Err(StoreError::Exists(key.to_owned()))
                 })
-                .collect();
-            let outcomes = writers.into_iter().map(|writer| writer.join().unwrap());
-            outcomes.enumerate().filter(|(_, won)| *won).map(|(writer, _)| writer).collect()
-        });
-        let store = DirectoryStore::open(&Disk::real(), directory.path(), "reader", at_once()).unwrap();
-        assert_eq!(won.len(), 1, "{won:?}");
-        assert_eq!(text(&store, &key), Some(won[0].to_string()));
+            }
+            _ => self.store.put(key, content, condition),
+        }
+    }
+
+    fn get<'a>(&'a self, key: &'a str, range: ByteRange) -> Answer<'a, Piece> {
+        self.store.get(key, range)
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> Answer<'a, Page> {
+        self.store.list(prefix, after)
+    }
+
+    fn delete<'a>(&'a self, keys: &'a [String]) -> Answer<'a, ()> {
+        match self.fault == Planted::Keeps && self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
+            true => Box::pin(async { Ok(()) }),
+            false => self.store.delete(keys),
+        }
     }
 }
 
 #[test]
-fn lists_are_in_the_order_of_keys_and_come_in_pages() {
-    on_both(|store| {
-        // A slash comes after a minus and before a zero.
-        let all = ["a-b", "a/b", "a/c/1", "a/c/2", "a0", "b/1"];
-        for key in ["b/1", "a/c/2", "a0", "a/b", "a-b", "a/c/1"] {
-            put(store, key, key, Condition::None).unwrap();
+fn a_store_that_breaks_a_promise_is_caught() {
+    for fault in [Planted::Forgets, Planted::Replaces, Planted::TakesItsOwnForAnothers, Planted::Keeps] {
+        let faulty = || Faulty { store: simulated().1, fault, calls: AtomicU64::new(0) };
+        let mut numbers = 0_u64;
+        let numbers = || {
+            numbers = numbers.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            numbers >> 33
+        };
+        let kept = keeps_its_promises(&faulty(), "p/", 500, numbers).now_or_never().expect("done at once");
+        assert!(kept.is_err(), "{fault:?}");
+        if fault != Planted::Keeps {
+            let stores: [Arc<dyn ObjectStore>; 1] = [Arc::new(faulty())];
+            let kept = one_wins_in_the_end(&stores, "n/", 10, 4).now_or_never().expect("done at once");
+            assert!(kept.is_err(), "{fault:?}");
         }
-        assert_eq!(keys(store, "", None), all);
-        for (index, key) in all.iter().enumerate() {
-            assert_eq!(keys(store, "", Some(key)), all[index + 1..]);
-        }
-        assert_eq!(keys(store, "", Some("a/")), all[1..]);
-        assert_eq!(keys(store, "a/", None), all[1..4]);
-        assert_eq!(keys(store, "a/c", Some("a/c/1")), ["a/c/2"]);
-        assert_eq!(keys(store, "a/c/1", None), ["a/c/1"]);
-        assert_eq!(keys(store, "c", None), [""; 0]);
-        let sizes = answered(store.list("b/", None)).unwrap();
-        assert_eq!(sizes.objects[0].bytes, 3);
-    });
-    let (_, store) = simulated();
-    let all: Vec<String> = (0..PAGE_KEYS_MAX + 5).map(|n| format!("many/{n:05}")).collect();
-    for key in &all {
-        put(&store, key, "x", Condition::None).unwrap();
-    }
-    let first = answered(store.list("many/", None)).unwrap();
-    assert!(first.is_cut);
-    assert_eq!(first.objects.len(), PAGE_KEYS_MAX);
-    let last = first.objects.last().unwrap().key.clone();
-    assert_eq!(keys(&store, "many/", Some(&last)), all[PAGE_KEYS_MAX..]);
-    let (_, store) = simulated();
-    for key in &all[..PAGE_KEYS_MAX] {
-        put(&store, key, "x", Condition::None).unwrap();
-    }
-    assert_eq!(keys(&store, "", None).len(), PAGE_KEYS_MAX, "a full page is not a cut one");
-}
-
-#[test]
-fn what_is_deleted_is_gone_and_may_be_deleted_again() {
-    on_both(|store| {
-        for key in ["d/1", "d/2", "d/3"] {
-            put(store, key, key, Condition::None).unwrap();
-        }
-        let gone = ["d/1".to_owned(), "d/3".to_owned(), "nothing/there".to_owned()];
-        answered(store.delete(&gone)).unwrap();
-        answered(store.delete(&gone)).unwrap();
-        assert_eq!(keys(store, "", None), ["d/2"]);
-        put(store, "d/1", "again", Condition::Absent).unwrap();
-    });
-}
-
-#[test]
-fn a_key_stays_below_the_directory() {
-    let (_, store) = simulated();
-    let long = "k".repeat(1025);
-    for key in ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.b", ".uploads/1/0", "a b", "a\0", &long] {
-        assert!(matches!(put(&store, key, "x", Condition::None), Err(StoreError::Key(_))), "{key:?}");
-        assert!(matches!(get(&store, key, WHOLE), Err(StoreError::Key(_))), "{key:?}");
-        assert!(matches!(answered(store.delete(&[key.to_owned()])), Err(StoreError::Key(_))), "{key:?}");
     }
 }
 
