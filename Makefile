@@ -12,11 +12,11 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Says when each step begins, so that a log tells where the time went.
 BEGIN = @echo "== $@ at $$(date +%T)"
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
 .PHONY: sim sim-short sim-build
 .NOTPARALLEL:
 
-test: setup fmt clippy unit power-cut-short crash-short cluster-short stock sim-short
+test: setup fmt clippy unit power-cut-short crash-short cluster-short stock lake sim-short
 
 # What the tests drive Ottla with: see the head of the script.
 setup:
@@ -46,6 +46,11 @@ binary:
 stock: setup binary
 	$(BEGIN)
 	$(PYTEST) tests/stock -n $(STOCK_WORKERS) --dist worksteal $(STOCK_ARGS)
+
+# Engines of others read the tables that topics become.
+lake: setup binary
+	$(BEGIN)
+	$(PYTEST) tests/lake -n $(STOCK_WORKERS) --dist worksteal
 
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
 stock-kafka: setup

@@ -86,6 +86,11 @@ install_venv() { # NAME REQUIREMENTS
   try python3 -m venv "$env_dir/$1" && try "$env_dir/$1/bin/pip" install -q -r "$2"
 }
 
+install_chdb() { # REQUIREMENTS
+  rm -rf "${env_dir:?}/python-chdb"
+  try python3 -m venv "$env_dir/python-chdb" && try "$env_dir/python-chdb/bin/pip" install -q --no-deps -r "$1"
+}
+
 install_node() {
   rm -rf "$env_dir/node"
   mkdir -p "$env_dir/node"
@@ -112,6 +117,9 @@ if command_from_apt python3 python3-venv "all tests in tests/stock are skipped";
   part python-tutorial "$(hash_of "$here/setup/python/requirements-tutorial.txt")" \
     "the tests with the kafka-python of the tutorials are skipped" \
     install_venv python-tutorial "$here/setup/python/requirements-tutorial.txt"
+  # Half a gigabyte, more than everything else from PyPI: apart, so that a change of the others does not bring it anew.
+  part python-chdb "$(hash_of "$here/setup/python/requirements-chdb.txt")" \
+    "tables are not read with ClickHouse" install_chdb "$here/setup/python/requirements-chdb.txt"
 fi
 if command_from_apt node nodejs "the KafkaJS tests are skipped" &&
   command_from_apt npm npm "the KafkaJS tests are skipped"; then
