@@ -9,7 +9,7 @@ What stock moto leaves out and Amazon does not:
 - Glue's UpdateTable refuses an old VersionId (ConcurrentModificationException), and keeps no old version with SkipArchive.
 
 Faults: `PUT /_faults` with a JSON list of rules replaces all rules, `GET /_faults` answers them with how often each was met and came
-true. `/_faults/BUCKET` has rules of its own for requests to that bucket, so that tests can share a server. A rule is met by requests whose method is `method`, whose path with query `path` (a regular expression) is found in, and whose
+true. `/_faults/NAME` has rules of its own for requests to the bucket or Glue's database NAME, so that tests can share a server. A rule is met by requests whose method is `method`, whose path with query `path` (a regular expression) is found in, and whose
 X-Amz-Target ends with `operation`; each may be left out. Of those it comes true for every `every`-th (1), at most `times` times. The first
 rule that comes true does its `kind`:
 
@@ -105,7 +105,7 @@ class Application:
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.writes = threading.Lock()
         self.rules_lock = threading.Lock()
-        # By bucket; those of no bucket are for all requests.
+        # By bucket or database; those without a name are for all requests.
         self.rules = {"": []}
 
     def __call__(self, environ, start_response):
@@ -120,7 +120,8 @@ class Application:
         operation = environ.get("HTTP_X_AMZ_TARGET", "")
         with_query = f"{path}?{environ.get('QUERY_STRING', '')}"
         with self.rules_lock:
-            rules = self.rules.get(path.split("/")[1], []) + self.rules[""]
+            name = json.loads(body).get("DatabaseName") if operation else path.split("/")[1]
+            rules = self.rules.get(name, []) + self.rules[""]
             rule = next((rule for rule in rules if rule.comes_true(method, with_query, operation)), None)
         wanted = rule.wanted if rule else {"kind": None}
         kind, seconds = wanted["kind"], wanted.get("seconds", 1)
@@ -162,15 +163,15 @@ class Application:
         status, headers = begun[-1]
         return status, headers, answer
 
-    def faults(self, method, bucket, body, start_response):
+    def faults(self, method, name, body, start_response):
         with self.rules_lock:
             if method == "PUT":
                 try:
-                    self.rules[bucket] = [Rule(wanted) for wanted in json.loads(body)]
+                    self.rules[name] = [Rule(wanted) for wanted in json.loads(body)]
                 except (ValueError, TypeError, AttributeError, re.error) as error:
                     start_response("400 Bad Request", [("Content-Type", "text/plain")])
                     return [str(error).encode()]
-            told = json.dumps([rule.told() for rule in self.rules.get(bucket, [])]).encode()
+            told = json.dumps([rule.told() for rule in self.rules.get(name, [])]).encode()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(told)))])
         return [told]
 

@@ -82,6 +82,7 @@ impl Said {
             "ThrottlingException",
             "Throttling",
             "TooManyRequestsException",
+            "ResourceNotReadyException",
             // The chain of credentials renews them.
             "ExpiredToken",
             "ExpiredTokenException",
@@ -122,7 +123,10 @@ pub(crate) fn judge_answer(said: &Said, target: &str, region: Option<&str>) -> F
     if said.is_busy() {
         return Failure::NotDone(format!("{target}: {text}"));
     }
-    if said.status >= 500 || ["InternalError", "InternalServiceException"].contains(&said.code.as_str()) {
+    if said.status >= 500
+        || ["InternalError", "InternalServiceException", "OperationTimeoutException"]
+            .contains(&said.code.as_str())
+    {
         return Failure::Unknown(format!("{target}: {text}"));
     }
     if (200..300).contains(&said.status) && said.code.is_empty() {

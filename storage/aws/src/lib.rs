@@ -5,4 +5,6 @@
 
 pub mod access;
 mod failure;
+#[cfg(feature = "glue")]
+pub mod glue;
 pub mod s3;

@@ -1,6 +1,9 @@
-//! The bucket as an object store, against a server on this machine: the contract of all stores, what only a bucket has, and faults.
+//! Amazon's services against a server on this machine: a bucket keeps the contract of all stores, and what only a bucket has; Glue keeps
+//! that of a catalog; both under faults.
 
 mod faults;
+#[cfg(feature = "glue")]
+mod glue;
 mod refusals;
 mod server;
 mod uploads;

@@ -72,7 +72,12 @@ impl Server {
 
     /// Replaces the rules of faults, by which see the head of the script.
     pub fn faults(&self, rules: serde_json::Value) {
-        self.send("PUT", &format!("/_faults/{}", self.bucket), &rules.to_string());
+        self.faults_of(&self.bucket, rules);
+    }
+
+    /// Of another bucket, or of a database of Glue.
+    pub fn faults_of(&self, name: &str, rules: serde_json::Value) {
+        self.send("PUT", &format!("/_faults/{name}"), &rules.to_string());
     }
 
     /// The rules, with how often each came true.
