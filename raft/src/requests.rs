@@ -149,7 +149,7 @@ impl Request {
             | Request::AlterPartition(_)
             // Fenced by the broker epoch, and only that broker asks it.
             | Request::AssignReplicasToDirs(_)
-            // Positions only grow in a leader epoch, and only its leader asks.
+            // Fenced by the leader epoch, and an older manifest than the known one is passed over.
             | Request::ReportTier(_)
             // The topic's id is never given again.
             | Request::ReportTierDeleted(_)

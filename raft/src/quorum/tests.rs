@@ -270,6 +270,39 @@ fn golden_bytes() {
     assert_eq!(decode(&bytes), Ok(golden_entry()));
 }
 
+fn golden_tier_records() -> Vec<Record> {
+    let topic = TopicId(Uuid::from_u128(5));
+    let leader_epoch = crate::metadata::ids::LeaderEpoch(2);
+    vec![
+        Record::TierReported {
+            topic,
+            partition: 1,
+            manifest: 7,
+            end_offset: 1000,
+            leader_epoch,
+            is_doubtful: false,
+        },
+        Record::TierReported {
+            topic,
+            partition: 2,
+            manifest: 8,
+            end_offset: 9,
+            leader_epoch,
+            is_doubtful: true,
+        },
+        Record::TierLeft { topic, name: "t".into(), partitions: 3 },
+        Record::TierDeleted { topic },
+    ]
+}
+
+#[test]
+fn golden_bytes_of_what_is_said_of_the_tier() {
+    let bytes = encode(&golden_tier_records()).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, include_str!("golden_tier_records.hex").trim());
+    assert_eq!(decode(&bytes), Ok(golden_tier_records()));
+}
+
 #[derive(serde::Serialize)]
 enum NewerRecord {
     TopicCreated { name: String, id: Uuid, added_later: Vec<u8> },

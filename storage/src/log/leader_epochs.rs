@@ -78,6 +78,13 @@ impl LeaderEpochs {
         LeaderEpochs { entries: before(&self.entries, end_offset).to_vec(), version: self.version }
     }
 
+    /// The epochs of what lies from `start` to `end`, and where in it they begin.
+    pub(crate) fn within(&self, start: Offset, end: Offset) -> Vec<(LeaderEpoch, Offset)> {
+        let first = self.entries.partition_point(|entry| entry.start_offset <= start).saturating_sub(1);
+        let within = self.entries[first..].iter().take_while(|entry| entry.start_offset < end);
+        within.map(|entry| (entry.epoch, entry.start_offset.max(start))).collect()
+    }
+
     fn change(&mut self, change: impl FnOnce(&mut Vec<EpochEntry>)) {
         let before = (self.entries.len(), self.entries.first().copied(), self.entries.last().copied());
         change(&mut self.entries);

@@ -53,7 +53,7 @@ pub use config::{CleanupPolicy, LogConfig};
 pub use errors::{AppendError, ChangeError, CompactError, Offline, OpenError, ReadError};
 pub use read::{FirstBatch, LogSlice};
 pub use retain::{DeletedLog, DeletedSegments, DeletionReason};
-pub use sealed::{SealedError, SealedSegment};
+pub use sealed::{PastTier, SealedError, SealedSegment};
 pub use sync::{SyncWork, Synced};
 
 /// What a log needs to be opened. [`crate::logdir::LogDir::open_log`] fills it in.

@@ -264,7 +264,6 @@ impl Log {
 
     /// Reads and checks everything from `recovery_point` on.
     fn recover_from(&mut self, recovery_point: Offset) -> Result<(), OpenError> {
-        self.epochs.truncate_from_end(recovery_point);
         let mut first = self.segment_index(recovery_point);
         while self.overlaps_previous(first) {
             first -= 1;
@@ -369,6 +368,8 @@ impl Log {
             },
         };
         let mut last_epoch = before.map(|before| before.header.leader_epoch);
+        // The scan may begin before the recovery point, and finds them again from there on.
+        self.epochs.truncate_from_end(end_offset);
         // What lies before the log start nobody reads: rotten or not, it must not take the rest along.
         let known_good = recovery_point.max(self.log_start_offset);
         while position < file_size {

@@ -192,6 +192,9 @@ impl Log {
         }
         if count == self.segments.len() {
             self.roll(self.end_offset, now).map_err(|error| self.change_error(error))?;
+            // ORDER: the name of the new segment before the others go. A log without any begins anew at its start, where its
+            // offsets would be given out again.
+            self.disk.sync_dir(&self.dir).map_err(|error| self.change_error(error))?;
         }
         self.delete_front(count, rule, deleted)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
-use ottla_batch::{BatchHeader, HEADER_LEN, NO_TIMESTAMP, Offset, TimestampMs, crc32c};
+use ottla_batch::{BatchHeader, HEADER_LEN, LeaderEpoch, NO_TIMESTAMP, Offset, TimestampMs, crc32c};
 
 use super::offset_index::IndexEntry;
 use super::segment::{SNAPSHOT_SUFFIX, continues, file_name};
@@ -31,12 +31,23 @@ pub struct SealedSegment {
     /// Exclusive.
     pub end_offset: Offset,
     pub size: u64,
+    /// The epochs of its records and where in it they begin.
+    pub record_epochs: Vec<(LeaderEpoch, Offset)>,
     file: Arc<File>,
     path: PathBuf,
     index_interval_bytes: u64,
     aborted: Vec<AbortedTxn>,
     epochs: String,
     producers: Bytes,
+}
+
+/// What of a log is not in the tier, or not all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PastTier {
+    pub sealed_segments: u64,
+    pub sealed_bytes: u64,
+    /// With the active segment.
+    pub bytes: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +79,7 @@ impl Log {
             base_offset: segment.base_offset,
             end_offset,
             size: segment.size,
+            record_epochs: self.epochs.within(segment.base_offset, end_offset),
             file,
             path,
             index_interval_bytes: u64::from(self.config.index_interval_bytes),
@@ -75,6 +87,23 @@ impl Log {
             epochs: self.epochs.up_to(end_offset).encode(),
             producers: self.producers_at(end_offset)?,
         }))
+    }
+
+    /// What of the log lies past the end of the tier.
+    pub fn past(&self, tier_end: Offset) -> PastTier {
+        let mut past = PastTier::default();
+        for (index, segment) in self.segments.iter().enumerate().rev() {
+            match self.segments.get(index + 1) {
+                Some(next) if next.base_offset <= tier_end => break,
+                Some(_) => {
+                    past.sealed_segments += 1;
+                    past.sealed_bytes += segment.size;
+                }
+                None => {}
+            }
+            past.bytes += segment.size;
+        }
+        past
     }
 
     /// The producer snapshot of an offset at which a segment begins.

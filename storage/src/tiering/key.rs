@@ -22,9 +22,14 @@ pub struct SegmentKey {
     pub suffix: u32,
 }
 
-/// What the keys of all segments of a partition begin with, below the operator's prefix.
+/// What the keys of all objects of a topic begin with, below the operator's prefix.
+pub fn topic_prefix(topic_id: Uuid) -> String {
+    format!("{VERSION}/{}/", encode_uuid(topic_id))
+}
+
+/// The same of a partition.
 pub fn partition_prefix(topic_id: Uuid, partition: i32) -> String {
-    format!("{VERSION}/{}/{partition}/", encode_uuid(topic_id))
+    format!("{}{partition}/", topic_prefix(topic_id))
 }
 
 impl std::fmt::Display for SegmentKey {

@@ -1,5 +1,5 @@
 //! ReportTier: how far the tiers of partitions reach. What is said counts only from the partition's leader in its present epoch,
-//! and within one epoch a tier only grows. ReportTierDeleted: the objects of deleted topics are gone.
+//! and of what one leader says the word with the newest manifest. ReportTierDeleted: the objects of deleted topics are gone.
 
 use super::Draft;
 use super::broker_heartbeat::check_broker_epoch;
@@ -41,7 +41,7 @@ fn report(asker: BrokerId, item: &ReportTierItem, draft: &mut Draft<'_>) -> Resu
     if let Some(known) = draft.image.tier_position(item.topic, item.partition)
         && known.leader_epoch == item.leader_epoch
         && !known.is_doubtful
-        && (item.manifest <= known.manifest || item.end_offset < known.end_offset)
+        && item.manifest <= known.manifest
     {
         // Said before, or overtaken by a later word of the same leader.
         return Ok(());

@@ -10,3 +10,4 @@ mod recover;
 mod retain;
 mod sealed;
 pub(crate) mod support;
+mod tiered;

@@ -15,6 +15,7 @@ mod configs;
 mod features_and_ids;
 mod replication;
 mod sequences;
+mod tier;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -199,6 +200,11 @@ fn check_image(image: &Image) {
         without.map(|(partition, _)| (topic.id, partition))
     });
     assert!(image.leaderless.iter().copied().eq(leaderless), "the index of partitions without leader");
+    for (topic, partition) in image.tier_positions.keys() {
+        let known = image.topic_by_id(*topic).and_then(|topic| topic.partition(*partition));
+        assert!(known.is_some(), "the tier of a partition that is not there");
+    }
+    assert!(image.tiers_to_delete.keys().all(|topic| image.topic_by_id(*topic).is_none()));
     let at = Position { offset: image.last_offset, epoch: image.last_epoch };
     let again = Image::from_records(image.cluster_id.clone(), &image.to_records(), at, image.features_epoch);
     assert_eq!(*image, again, "a snapshot gives the same image");

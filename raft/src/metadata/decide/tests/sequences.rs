@@ -22,6 +22,8 @@ enum Step {
     Reassign { name: u8, replicas: Option<Vec<i32>> },
     Directory { id: i32, name: u8, choice: bool },
     FailDirectory { id: i32, choice: bool },
+    Tier { name: u8, manifest: u64, end_offset: i64 },
+    TierDeleted(i32),
     EligibleReplicas(bool),
     Upkeep(bool),
 }
@@ -47,6 +49,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (name.clone(), proptest::option::of(replicas)).prop_map(|(name, replicas)| Step::Reassign { name, replicas }),
         2 => (broker.clone(), name.clone(), any::<bool>()).prop_map(|(id, name, choice)| Step::Directory { id, name, choice }),
         1 => (broker.clone(), any::<bool>()).prop_map(|(id, choice)| Step::FailDirectory { id, choice }),
+        3 => (name.clone(), 1..5u64, 0..5i64).prop_map(|(name, manifest, end_offset)| Step::Tier { name, manifest, end_offset }),
+        1 => broker.clone().prop_map(Step::TierDeleted),
         1 => any::<bool>().prop_map(Step::EligibleReplicas),
         1 => any::<bool>().prop_map(Step::Upkeep),
     ]
@@ -151,6 +155,20 @@ fn take(cluster: &mut Cluster, step: Step) {
             let request = BrokerHeartbeat { offline_log_dirs, ..heartbeat(id, epoch(cluster, id)) };
             let _ = cluster.submit(request);
         }
+        Step::Tier { name, manifest, end_offset } => {
+            let Some(topic) = cluster.image.topic_by_name(&topic_name(name)) else { return };
+            let Some(state) = topic.partition(0) else { return };
+            let Some(broker) = state.leader else { return };
+            let leader_epoch = state.leader_epoch;
+            let item = ReportTierItem { topic: topic.id, partition: 0, leader_epoch, manifest, end_offset };
+            let broker_epoch = epoch(cluster, broker.0);
+            cluster.submit(ReportTier { broker, broker_epoch, items: vec![item] }).unwrap();
+        }
+        Step::TierDeleted(id) => {
+            let topics = cluster.image.tiers_to_delete.keys().copied().collect();
+            let broker_epoch = epoch(cluster, id);
+            let _ = cluster.submit(ReportTierDeleted { broker: BrokerId(id), broker_epoch, topics });
+        }
         Step::EligibleReplicas(on) => {
             let kind = if on { FeatureUpdateType::Upgrade } else { FeatureUpdateType::SafeDowngrade };
             let update = FeatureUpdate { name: features::ELR_VERSION.into(), level: i16::from(on), kind };
@@ -183,6 +201,12 @@ proptest! {
                     prop_assert!(old.leader_epoch <= new.leader_epoch);
                     prop_assert!(old.partition_epoch <= new.partition_epoch);
                     prop_assert!(old.leader == new.leader || old.leader_epoch < new.leader_epoch);
+                }
+                for partition in 0..topic.partitions.len() as i32 {
+                    let Some(old) = before.tier_position(topic.id, partition) else { continue };
+                    let new = cluster.image.tier_position(topic.id, partition).unwrap();
+                    let is_newer = old.leader_epoch < new.leader_epoch || old.is_doubtful;
+                    prop_assert!(old.manifest <= new.manifest || is_newer, "{old:?} {new:?}");
                 }
             }
         }
