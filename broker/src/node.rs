@@ -3,8 +3,8 @@
 //! A node is a broker, a controller, or both, and has the same parts in each case: a controller is assigned no replicas, and a
 //! broker's metadata follows without a vote.
 //!
-//! Start: ports, then what peers need to find this node, then metadata, registration, log directories and replicas, groups; then
-//! clients are served. Ports come first, so that a second node started by mistake is told so before it has touched any data. Stop is the
+//! Start: ports, then what peers need to find this node, then metadata, registration, log directories, the tier and replicas, groups;
+//! then clients are served. Ports come first, so that a second node started by mistake is told so before it has touched any data. Stop is the
 //! reverse: leaderships move to others, no more requests, groups answer what is parked, logs are synced and marked clean, the
 //! metadata closes last, and with it the ear for peers.
 
@@ -35,7 +35,8 @@ use crate::open_files::{OpenFiles, TooFewOpenFiles};
 use crate::registration::{NOT_REGISTERED, Registration, RegistrationError};
 use crate::replica::links::Sockets;
 use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
-use crate::tier::Tier;
+use crate::tier::writer::TierWriter;
+use crate::tier::{self, Tier};
 
 /// Everything a request handler may use. One per process, shared by all connections.
 pub struct Broker {
@@ -66,6 +67,8 @@ pub enum StartError {
     Replicas(#[from] crate::replica::StartError),
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    #[error(transparent)]
+    Tier(#[from] tier::open::TierOpenError),
 }
 
 /// A node that serves.
@@ -77,6 +80,8 @@ pub struct Node {
     groups: JoinHandle<()>,
     /// `None` on a node that is no broker.
     registration: Option<Arc<Registration>>,
+    /// `None` without a tier.
+    tier_writer: Option<TierWriter>,
     started_in: Duration,
 }
 
@@ -174,7 +179,13 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         false => None,
     };
 
-    let tier: Option<Arc<Tier>> = None;
+    let tier = match &config.tier {
+        Some(place) if config.has_remote_tier() => {
+            let opened = tier::open::open(place, &disk, config.node_id).await?;
+            Some(Tier::new(opened.store, &opened.prefix, &config, &metrics))
+        }
+        _ => None,
+    };
     let replicas = ReplicaManager::start(ReplicaOptions {
         local: BrokerId(config.node_id),
         config: config.clone(),
@@ -209,6 +220,10 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         replicas.await_applied(metadata.image().last_offset, FOLLOW_MAX).await;
     }
     groups.await_followed(metadata.image().last_offset).await;
+    let tier_writer = tier
+        .clone()
+        .filter(|_| config.roles.broker)
+        .map(|tier| TierWriter::start(tier, replicas.clone(), config.clone(), &metrics));
     let broker = Arc::new(Broker { config, metadata, replicas, groups, tier, metrics, addresses });
     server.open(broker.clone());
     ready.store(true, Ordering::Release);
@@ -219,6 +234,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         metrics_address,
         groups: group_task,
         registration,
+        tier_writer,
         started_in: begin.elapsed(),
     })
 }
@@ -406,6 +422,9 @@ impl Node {
         let _ = self.groups.await;
         if !moves_first && let Some(registration) = &self.registration {
             registration.leave().await;
+        }
+        if let Some(writer) = self.tier_writer {
+            writer.stop().await;
         }
         self.broker.replicas.shutdown().await;
         self.broker.metadata.shutdown().await;

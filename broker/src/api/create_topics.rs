@@ -99,7 +99,7 @@ fn new_topic(
     }
     let own: Configs =
         configs.iter().map(|(name, value)| (Arc::<str>::from(&**name), Arc::<str>::from(&**value))).collect();
-    alter::check_topic(&cx.broker.config, image, &own)?;
+    alter::check_topic(&cx.broker.config, image, None, &own)?;
     let assignments = topic.assignments.iter().map(|assignment| {
         (assignment.partition_index, assignment.broker_ids.iter().map(|id| BrokerId(id.0)).collect())
     });

@@ -30,7 +30,10 @@ pub fn check(
     after: &Configs,
 ) -> Result<(), Refusal> {
     match resource.kind {
-        ConfigResourceType::Topic => check_topic(node, image, after).map_err(Refusal::InvalidConfig),
+        ConfigResourceType::Topic => {
+            let before = image.configs_of(resource);
+            check_topic(node, image, before, after).map_err(Refusal::InvalidConfig)
+        }
         ConfigResourceType::Broker => {
             check_broker(after, resource.name.is_empty()).map_err(Refusal::InvalidRequest)
         }
@@ -41,8 +44,13 @@ pub fn check(
     }
 }
 
-/// The configuration of a topic that is to be created or changed.
-pub fn check_topic(node: &NodeConfig, image: &Image, after: &Configs) -> Result<(), String> {
+/// The configuration of a topic that is to be created or changed. `before`: what it has now.
+pub fn check_topic(
+    node: &NodeConfig,
+    image: &Image,
+    before: Option<&Configs>,
+    after: &Configs,
+) -> Result<(), String> {
     check_values(Scope::Topic, "topic", after)?;
     let values = TopicValues::with(node, image, after);
     let (least, most) = (values.integer("min.compaction.lag.ms"), values.integer("max.compaction.lag.ms"));
@@ -51,10 +59,7 @@ pub fn check_topic(node: &NodeConfig, image: &Image, after: &Configs) -> Result<
             "conflict topic config setting min.compaction.lag.ms ({least}) > max.compaction.lag.ms ({most})"
         ));
     }
-    if after.get("remote.storage.enable").is_some_and(|value| value.trim().eq_ignore_ascii_case("true")) {
-        return Err("remote.storage.enable: this broker has no remote tier".into());
-    }
-    Ok(())
+    super::remote::check(&values, before)
 }
 
 fn check_values(scope: Scope, what: &str, after: &Configs) -> Result<(), String> {

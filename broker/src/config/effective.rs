@@ -256,6 +256,15 @@ impl<'a> TopicValues<'a> {
             index_interval_bytes: self.integer("index.interval.bytes").max(0) as u32,
             retention_ms: self.bound("retention.ms").filter(|_| !is_kept),
             retention_bytes: self.bound("retention.bytes").filter(|_| !is_kept).map(|bytes| bytes as u64),
+            remote_storage: self.is_tiered(),
+            remote_copy_disabled: self.flag("remote.log.copy.disable"),
+            local_retention_ms: self
+                .local_bound("local.retention.ms", "retention.ms", cleanup_policy)
+                .filter(|_| !is_kept),
+            local_retention_bytes: self
+                .local_bound("local.retention.bytes", "retention.bytes", cleanup_policy)
+                .filter(|_| !is_kept)
+                .map(|bytes| bytes as u64),
             file_delete_delay_ms: self.integer("file.delete.delay.ms"),
             cleanup_policy,
             delete_retention_ms: self.integer("delete.retention.ms"),
@@ -289,6 +298,28 @@ impl<'a> TopicValues<'a> {
             min_in_sync: self.integer("min.insync.replicas").max(1) as usize,
             throttled_as_leader: self.throttled("leader.replication.throttled.replicas"),
             throttled_as_follower: self.throttled("follower.replication.throttled.replicas"),
+            deletes_tier_when_disabled: self.flag("remote.log.delete.on.disable"),
+        }
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.value(name) == Some(Value::Boolean(true))
+    }
+
+    /// Whether the topic's segments go to the remote tier: it asks for that, and there is one.
+    fn is_tiered(&self) -> bool {
+        self.flag("remote.storage.enable") && self.is_remote_system_enabled()
+    }
+
+    pub(super) fn is_remote_system_enabled(&self) -> bool {
+        self.broker.value("remote.log.storage.system.enable") == Some(Value::Boolean(true))
+    }
+
+    /// Of what lies in the tier too. -2 is as much as without a tier, which is everything where nothing is deleted by age and size.
+    fn local_bound(&self, name: &str, of_whole: &str, policy: CleanupPolicy) -> Option<i64> {
+        match self.integer(name) {
+            -2 if policy.deletes() => self.bound(of_whole),
+            local => Some(local).filter(|local| *local >= 0),
         }
     }
 
@@ -354,6 +385,8 @@ impl DynamicConfig {
                 == Some(Value::Boolean(true)),
             remote_fetch_wait_max: values.millis("remote.fetch.max.wait.ms"),
             remote_list_offsets_timeout: values.millis("remote.list.offsets.request.timeout.ms"),
+            remote_copy_rate: values.rate("remote.log.manager.copy.max.bytes.per.second"),
+            tier_copiers: values.size("remote.log.manager.copier.thread.pool.size"),
         }
     }
 }

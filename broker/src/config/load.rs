@@ -86,6 +86,18 @@ impl Loader {
                 quota_window: self.quota_window("remote.log.manager.fetch"),
             },
             tier,
+            tier_write: TierWriteConfig {
+                interval: self.duration("remote.log.manager.task.interval.ms"),
+                backoff: self.duration("remote.log.manager.task.retry.backoff.ms"),
+                backoff_max: self.duration("remote.log.manager.task.retry.backoff.max.ms"),
+                backoff_jitter: match self.value("remote.log.manager.task.retry.jitter") {
+                    Some(Value::Double(share)) => share,
+                    _ => 0.0,
+                },
+                copy_quota_window: self.quota_window("remote.log.manager.copy"),
+                segment_ms_max: self.duration("ottla.tier.segment.ms.max"),
+                delete_grace: self.duration("ottla.tier.delete.grace.ms"),
+            },
             metrics_listener: self.metrics_listener(),
             network: NetworkConfig {
                 request_bytes_max: self.size("socket.request.max.bytes"),

@@ -9,6 +9,7 @@ pub mod effective;
 mod load;
 mod properties;
 mod reference;
+mod remote;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ pub struct NodeConfig {
     /// `ottla.tier.*`: the object store of the remote tier and of tables. `None` without `ottla.tier.url`, but for a node that is
     /// all of its cluster and has `remote.log.storage.system.enable`.
     pub tier: Option<TierConfig>,
+    pub tier_write: TierWriteConfig,
     /// `host:port` of the endpoint for metrics and health; `None` when it is switched off (empty value).
     pub metrics_listener: Option<String>,
     pub network: NetworkConfig,
@@ -191,6 +193,25 @@ pub struct ReplicationConfig {
     pub fetch: ReplicaFetchConfig,
 }
 
+/// How leaders work on the remote tier.
+#[derive(Debug, Clone)]
+pub struct TierWriteConfig {
+    /// `remote.log.manager.task.interval.ms`
+    pub interval: Duration,
+    /// `remote.log.manager.task.retry.backoff.ms`
+    pub backoff: Duration,
+    /// `remote.log.manager.task.retry.backoff.max.ms`
+    pub backoff_max: Duration,
+    /// `remote.log.manager.task.retry.jitter`
+    pub backoff_jitter: f64,
+    /// `remote.log.manager.copy.quota.window.*`
+    pub copy_quota_window: QuotaWindow,
+    /// `ottla.tier.segment.ms.max`
+    pub segment_ms_max: Duration,
+    /// `ottla.tier.delete.grace.ms`
+    pub delete_grace: Duration,
+}
+
 /// For how long a quota keeps what was not used: `count` windows of `size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaWindow {
@@ -294,6 +315,10 @@ pub struct DynamicConfig {
     pub remote_fetch_wait_max: Duration,
     /// `remote.list.offsets.request.timeout.ms`
     pub remote_list_offsets_timeout: Duration,
+    /// `remote.log.manager.copy.max.bytes.per.second`, likewise.
+    pub remote_copy_rate: Option<u64>,
+    /// `remote.log.manager.copier.thread.pool.size`
+    pub tier_copiers: usize,
 }
 
 /// What reads of the remote tier may take.
@@ -397,6 +422,12 @@ impl NodeConfig {
                 .unwrap_or(defaults.min_insync_replicas),
             acknowledges_unsynced: of_node("ottla.durability") == Some("memory"),
         }
+    }
+
+    /// `remote.log.storage.system.enable`
+    pub fn has_remote_tier(&self) -> bool {
+        let set = self.set.get("remote.log.storage.system.enable");
+        set.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
     }
 
     /// How often leaders go back to where they are preferred; `None` if they stay where they are.

@@ -22,7 +22,6 @@ use ottla_raft::requests::{
 };
 use ottla_raft::{BrokerEpoch, BrokerId, ConfigResource, Metadata, Partition, features};
 use ottla_storage::disk::Disk;
-use ottla_storage::log::LogConfig;
 use ottla_storage::logdir::LogDir;
 use ottla_storage::tiering::store::ObjectStore;
 use parking_lot::Mutex;
@@ -190,31 +189,47 @@ impl Heart {
 
 impl Cluster {
     pub async fn start(ids: &[i32]) -> Cluster {
-        Cluster::start_with(ids, |_| None).await
+        Cluster::start_with(ids, &[], |_| None).await
     }
 
     /// Brokers with a tier in a directory that all of them reach.
     pub async fn start_tiered(ids: &[i32]) -> Cluster {
-        Cluster::start_with(ids, |dir| Some(Arc::new(TestStore::open(&dir.join("tier"))))).await
+        Cluster::start_tiered_with(ids, &[]).await
+    }
+
+    pub async fn start_tiered_with(ids: &[i32], overrides: &[(&str, &str)]) -> Cluster {
+        let tiered = [
+            ("remote.log.storage.system.enable", "true"),
+            ("remote.log.manager.task.interval.ms", "10"),
+            ("remote.log.manager.task.retry.backoff.ms", "10"),
+            ("remote.log.manager.task.retry.backoff.max.ms", "50"),
+            ("ottla.tier.delete.grace.ms", "0"),
+        ];
+        let store = |dir: &std::path::Path| Some(Arc::new(TestStore::open(&dir.join("tier"))));
+        Cluster::start_with(ids, &[&tiered, overrides].concat(), store).await
     }
 
     async fn start_with(
         ids: &[i32],
+        overrides: &[(&str, &str)],
         store: impl FnOnce(&std::path::Path) -> Option<Arc<TestStore>>,
     ) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
-        let node = node::start(config(1, dir.path())).await.unwrap();
+        // Where the others have their tier below a prefix.
+        let url = format!("file://{}", dir.path().join("tier/cluster").display());
+        let of_node = [overrides, &[("ottla.tier.url", &*url)]].concat();
+        let node = node::start(config(1, dir.path(), &of_node)).await.unwrap();
         let store = store(dir.path());
         let mut cluster = Cluster { node, net: Arc::default(), brokers: BTreeMap::new(), store, _dir: dir };
         for id in ids {
-            cluster.add(*id).await;
+            cluster.add(*id, overrides).await;
         }
         cluster
     }
 
-    async fn add(&mut self, id: i32) {
+    async fn add(&mut self, id: i32, overrides: &[(&str, &str)]) {
         let metadata = self.node.broker().metadata.clone();
-        let config = Arc::new(config(id, self._dir.path()));
+        let config = Arc::new(config(id, self._dir.path(), overrides));
         let cluster_id = metadata.image().cluster_id.to_string();
         let log_dir = LogDir::open(Disk::real(), &config.log_dirs[0], &cluster_id, id).unwrap();
         let endpoint = ottla_raft::Endpoint {
@@ -244,10 +259,7 @@ impl Cluster {
             metadata: metadata.clone(),
             broker_epoch: watch::channel(epoch).1,
             metrics: Arc::clone(&metrics),
-            topic_settings: match &tier {
-                Some(_) => tiered(config.topic_settings_of()),
-                None => config.topic_settings_of(),
-            },
+            topic_settings: config.topic_settings_of(),
             on_fatal: Arc::new(|fatal| panic!("{fatal}")),
             on_dir_failed: Arc::new(|_| {}),
             links: Arc::new(Links { net: Arc::clone(&self.net), from: id }),
@@ -409,17 +421,8 @@ impl Cluster {
     }
 }
 
-/// All topics are.
-fn tiered(settings_of: TopicSettingsOf) -> TopicSettingsOf {
-    Arc::new(move |image, topic| {
-        let settings = settings_of(image, topic);
-        let log = LogConfig { remote_storage: true, ..LogConfig::clone(&settings.log) };
-        TopicSettings { log: Arc::new(log), ..settings }
-    })
-}
-
-fn config(id: i32, dir: &std::path::Path) -> NodeConfig {
-    let overrides = [
+fn config(id: i32, dir: &std::path::Path, overrides: &[(&str, &str)]) -> NodeConfig {
+    let of_all = [
         ("node.id", id.to_string()),
         ("listeners", "PLAINTEXT://127.0.0.1:0".to_owned()),
         ("log.dirs", dir.join(format!("data-{id}")).display().to_string()),
@@ -429,7 +432,9 @@ fn config(id: i32, dir: &std::path::Path) -> NodeConfig {
         ("remote.list.offsets.request.timeout.ms", "50".to_owned()),
         ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector".to_owned()),
     ];
-    NodeConfig::load(None, &overrides.map(|(key, value)| (key.to_owned(), value))).unwrap()
+    let of_all = of_all.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+    let overrides = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    NodeConfig::load(None, &of_all.chain(overrides).collect::<Vec<_>>()).unwrap()
 }
 
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -239,7 +239,7 @@ fn tier_end(manager: &ReplicaManager, replica: &Replica) -> Option<Offset> {
 }
 
 /// Retention by time, size and log start offset.
-fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
+pub(super) fn retain(manager: &ReplicaManager, replica: &Arc<Replica>, now: TimestampMs) {
     let mut state = replica.state.lock();
     if state.leader.is_none() && replica.is_offline() {
         return;

@@ -56,6 +56,7 @@ mod tests;
 mod throttle_tests;
 #[cfg(test)]
 pub(crate) mod tier_tests;
+mod tiered;
 pub mod waiters;
 
 pub use append::{AppendError, AppendRequest, Committed, NotCommitted, RequiredAcks};
@@ -70,6 +71,7 @@ pub use partition::{LeaderError, Replica, TopicSettings, TopicSettingsOf};
 pub use producer_ids::ProducerIdError;
 pub use quota::Throttled;
 pub use read::{Isolation, Read, ReadBound, ReadError, ReadRequest, Served};
+pub(crate) use tiered::SealedSegmentError;
 
 /// Kafka's own topics: clients read them, only coordinators write them.
 pub fn is_internal_topic(name: &str) -> bool {

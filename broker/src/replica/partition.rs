@@ -46,6 +46,8 @@ pub struct TopicSettings {
     pub throttled_as_leader: Throttled,
     /// `follower.replication.throttled.replicas`, of this broker.
     pub throttled_as_follower: Throttled,
+    /// `remote.log.delete.on.disable`
+    pub deletes_tier_when_disabled: bool,
 }
 
 impl TopicSettings {

@@ -37,6 +37,7 @@ fn settings(durability: Durability) -> TopicSettings {
         min_in_sync: 1,
         throttled_as_leader: Throttled::None,
         throttled_as_follower: Throttled::None,
+        deletes_tier_when_disabled: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
@@ -33,13 +34,29 @@ use tokio::sync::Semaphore;
 use super::cluster_for_tests::*;
 use super::*;
 
-/// A directory, whose gets wait and fail as they are told.
+mod writer;
+
+/// A directory that waits and fails as it is told.
 pub(crate) struct TestStore {
     directory: DirectoryStore,
     /// A get takes a permit and gives it back.
     open: Semaphore,
-    is_away: Mutex<bool>,
+    is_away: AtomicBool,
     gets: Mutex<Vec<String>>,
+    /// Of so many puts the answer of one is lost; 0: of none.
+    lost_of: AtomicUsize,
+    counts: StoreCounts,
+}
+
+/// What happened since the start.
+#[derive(Default)]
+struct StoreCounts {
+    puts: AtomicUsize,
+    lost_answers: AtomicUsize,
+    /// Puts that found something there.
+    conflicts: AtomicUsize,
+    /// Requests while it was away.
+    refused: AtomicUsize,
 }
 
 const PERMITS: u32 = 1_000;
@@ -50,8 +67,10 @@ impl TestStore {
         TestStore {
             directory: DirectoryStore::open(&Disk::real(), dir, "test", beside).unwrap(),
             open: Semaphore::new(PERMITS as usize),
-            is_away: Mutex::default(),
+            is_away: AtomicBool::default(),
             gets: Mutex::default(),
+            lost_of: AtomicUsize::default(),
+            counts: StoreCounts::default(),
         }
     }
 
@@ -61,22 +80,41 @@ impl TestStore {
     }
 
     fn go_away(&self, is_away: bool) {
-        *self.is_away.lock() = is_away;
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    fn check_there(&self) -> Result<(), StoreError> {
+        if !self.is_away.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.counts.refused.fetch_add(1, Ordering::SeqCst);
+        Err(StoreError::Unavailable("away".to_owned()))
     }
 }
 
 impl ObjectStore for TestStore {
     fn put<'a>(&'a self, key: &'a str, content: Content, condition: Condition) -> Answer<'a, ()> {
-        self.directory.put(key, content, condition)
+        async move {
+            self.check_there()?;
+            let number = self.counts.puts.fetch_add(1, Ordering::SeqCst) + 1;
+            let put = self.directory.put(key, content, condition).await;
+            if matches!(put, Err(StoreError::Exists(_))) {
+                self.counts.conflicts.fetch_add(1, Ordering::SeqCst);
+            }
+            if number.checked_rem(self.lost_of.load(Ordering::SeqCst)) == Some(0) {
+                self.counts.lost_answers.fetch_add(1, Ordering::SeqCst);
+                return Err(StoreError::Unavailable("the answer was lost".to_owned()));
+            }
+            put
+        }
+        .boxed()
     }
 
     fn get<'a>(&'a self, key: &'a str, range: ByteRange) -> Answer<'a, Piece> {
         async move {
             self.gets.lock().push(key.to_owned());
             let _open = self.open.acquire().await.unwrap();
-            if *self.is_away.lock() {
-                return Err(StoreError::Unavailable("away".to_owned()));
-            }
+            self.check_there()?;
             self.directory.get(key, range).await
         }
         .boxed()
@@ -87,11 +125,16 @@ impl ObjectStore for TestStore {
     }
 
     fn delete<'a>(&'a self, keys: &'a [String]) -> Answer<'a, ()> {
-        self.directory.delete(keys)
+        async move {
+            self.check_there()?;
+            self.directory.delete(keys).await
+        }
+        .boxed()
     }
 }
 
-const SMALL_SEGMENTS: &[(&str, &str)] = &[("internal.segment.bytes", "400")];
+const SMALL_SEGMENTS: &[(&str, &str)] =
+    &[("internal.segment.bytes", "400"), ("remote.storage.enable", "true")];
 
 impl Cluster {
     /// What is sealed and committed of a partition goes to the tier, and from the disk of its leader.

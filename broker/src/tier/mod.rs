@@ -15,6 +15,7 @@ pub mod open;
 pub mod read;
 mod read_metrics;
 mod read_store;
+pub mod writer;
 
 use std::sync::Arc;
 

@@ -204,7 +204,10 @@ fn a_move_to_another_directory_takes_along_what_is_only_in_the_tier() {
     }
     future.log.complete_from(&t.log).unwrap();
     for _ in 0..2 {
-        assert_eq!((future.log.log_start_offset(), future.log.local_start_offset()), (Offset(0), local_start));
+        assert_eq!(
+            (future.log.log_start_offset(), future.log.local_start_offset()),
+            (Offset(0), local_start)
+        );
         assert_eq!(future.log.end_offset_for_epoch(LeaderEpoch(0)).unwrap().end_offset, Offset(20));
         assert_eq!(future.records_from(local_start), t.records_from(local_start));
         future.crash(3);

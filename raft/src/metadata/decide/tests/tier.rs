@@ -35,10 +35,7 @@ fn only_the_leader_of_the_present_epoch_says_how_far_the_tier_reaches() {
         let Some(Response::ReportTier(Ok(results))) = decision.response else { panic!("no answer") };
         results[0].result.clone().unwrap_err()
     };
-    assert_eq!(
-        refused(&|item| item.topic = TopicId(Uuid::from_u128(99))),
-        ReportTierError::UnknownTopicId
-    );
+    assert_eq!(refused(&|item| item.topic = TopicId(Uuid::from_u128(99))), ReportTierError::UnknownTopicId);
     assert_eq!(refused(&|item| item.partition = 1), ReportTierError::UnknownPartition);
     assert_eq!(refused(&|item| item.leader_epoch = LeaderEpoch(1)), ReportTierError::NotController);
     let (current, given) = (LeaderEpoch(0), LeaderEpoch(-1));
@@ -65,7 +62,9 @@ fn only_the_leader_of_the_present_epoch_says_how_far_the_tier_reaches() {
 fn of_one_leader_the_newest_manifest_counts() {
     let mut cluster = Cluster::of(2);
     cluster.create(assigned("t", &[(0, &[1, 2])])).unwrap();
-    for (manifest, end, expected) in [(3, 300, (3, 300)), (2, 400, (3, 300)), (3, 400, (3, 300)), (4, 300, (4, 300))] {
+    for (manifest, end, expected) in
+        [(3, 300, (3, 300)), (2, 400, (3, 300)), (3, 400, (3, 300)), (4, 300, (4, 300))]
+    {
         let request = report(&cluster, manifest, end);
         submit(&mut cluster, request).unwrap();
         assert_eq!(position(&cluster), Some((expected.0, expected.1, 0, false)));
@@ -106,8 +105,12 @@ fn a_deleted_topic_leaves_a_note_of_its_objects() {
     for name in ["t", "plain", "never-reported"] {
         cluster.create(topic(name, 2, 1)).unwrap();
     }
-    alter(&mut cluster, ConfigResource::topic("never-reported"), vec![("remote.storage.enable", set("true"))])
-        .unwrap();
+    alter(
+        &mut cluster,
+        ConfigResource::topic("never-reported"),
+        vec![("remote.storage.enable", set("true"))],
+    )
+    .unwrap();
     let request = report(&cluster, 1, 10);
     submit(&mut cluster, request).unwrap();
     let id = |cluster: &Cluster, name: &str| cluster.image.topic_by_name(name).unwrap().id;
