@@ -18,7 +18,7 @@ const TIERED: &[(&str, &str)] =
     &[("internal.segment.bytes", "400"), ("remote.storage.enable", "true"), ("retention.ms", "-1")];
 
 /// The leaders' work on the tier, of all brokers of a cluster.
-struct Writers(BTreeMap<i32, TierWriter>);
+struct Writers(BTreeMap<i32, (TierWriter, Arc<Metrics>)>);
 
 impl Writers {
     fn start(cluster: &Cluster) -> Writers {
@@ -30,12 +30,21 @@ impl Writers {
     fn start_one(&mut self, cluster: &Cluster, id: i32) {
         let broker = &cluster.brokers[&id].broker;
         let (tier, replicas) = (broker.tier.clone().unwrap(), Arc::clone(&broker.replicas));
-        self.0.insert(id, TierWriter::start(tier, replicas, Arc::clone(&broker.config), &Metrics::new()));
+        let metrics = Metrics::new();
+        let writer = TierWriter::start(tier, replicas, Arc::clone(&broker.config), &metrics);
+        self.0.insert(id, (writer, metrics));
     }
 
     /// As if the process had been killed, as far as the tier can tell.
     async fn stop(&mut self, id: i32) {
-        self.0.remove(&id).unwrap().stop().await;
+        self.0.remove(&id).unwrap().0.stop().await;
+    }
+
+    /// A metric of one of them.
+    fn metric(&self, id: i32, name: &str) -> f64 {
+        let text = self.0[&id].1.encode().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("ottla_tier_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     async fn stop_all(&mut self) {
@@ -235,21 +244,34 @@ async fn whatever_the_store_loses_of_its_answers_the_tier_is_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_store_is_away_nothing_is_refused_and_nothing_leaves_the_disk() {
-    let (cluster, _writers) = Cluster::start_writing(&[2], &[("local.retention.bytes", "0")]).await;
+    let (cluster, writers) = Cluster::start_writing(&[2], &[("local.retention.bytes", "0")]).await;
     let (store, leader) = (cluster.store.as_ref().unwrap(), cluster.leader());
     produce(&leader, 0..20).await;
     let before = cluster.await_tiered().await;
+    let segments = cluster.manifest().await.segments().len() as f64;
+    let no_lag = || (writers.metric(2, "copy_lag_segments") == 0.0).then_some(());
+    eventually("no lag is told", || no_lag().filter(|()| writers.metric(2, "segments") == segments)).await;
+    assert_eq!(writers.metric(2, "copied_segments_total"), segments);
+    assert!(writers.metric(2, "copied_bytes_total") > 0.0 && writers.metric(2, "manifests_total") > 0.0);
     store.go_away(true);
     produce(&leader, 20..60).await;
     let refused = || store.counts.refused.load(Ordering::SeqCst);
     let before_now = refused();
     eventually("the store is asked again and again", || (refused() > before_now + 3).then_some(())).await;
+    eventually("the lag is told", || {
+        (writers.metric(2, "copy_lag_segments") >= 7.0 && writers.metric(2, "failing_partitions") == 1.0)
+            .then_some(())
+    })
+    .await;
+    assert!(writers.metric(2, "copy_failures_total") > 2.0 && writers.metric(2, "copy_lag_bytes") > 1000.0);
     cluster.retain(2);
     assert_eq!((leader.log_start_offset(), leader.local_start_offset()), (Offset(0), before));
     assert_eq!(cluster.values(2, before).await, values(before.0 as usize..60));
     store.go_away(false);
     let end = cluster.await_tiered().await;
     assert!(end > Offset(45));
+    eventually("no lag is told", no_lag).await;
+    eventually("nothing fails", || (writers.metric(2, "failing_partitions") == 0.0).then_some(())).await;
     cluster.retain(2);
     assert_eq!(leader.local_start_offset(), end);
     cluster.assert_values(2, &values(0..60)).await;

@@ -100,6 +100,7 @@ struct Turns {
 struct Led {
     /// None while a turn has it.
     leading: Option<Leading>,
+    is_waiting: bool,
     /// As of the last turn.
     lag: Lag,
 }
@@ -143,11 +144,12 @@ impl Turns {
             seen.insert(key);
             let begun = || Led { leading: Some(Leading::new(epoch)), ..Led::default() };
             // Of another epoch nothing counts: another leader may have written since.
-            if let Some(leading) = &mut self.led.entry(key).or_insert_with(begun).leading {
+            let led = self.led.entry(key).or_insert_with(begun);
+            if let Some(leading) = &mut led.leading {
                 if leading.epoch() != epoch {
                     *leading = Leading::new(epoch);
                 }
-                if leading.is_due(Instant::now()) && !self.waiting.contains(&key) {
+                if leading.is_due(Instant::now()) && !std::mem::replace(&mut led.is_waiting, true) {
                     self.waiting.push_back(key);
                 }
             }
@@ -159,10 +161,10 @@ impl Turns {
     fn start_turns(&mut self) {
         while self.running.len() < self.context.config.dynamic().tier_copiers.max(1) {
             let Some(key) = self.waiting.pop_front() else { return };
+            let Some(led) = self.led.get_mut(&key) else { continue };
+            led.is_waiting = false;
             let Some(replica) = self.context.replicas.get_by_id(key.0, key.1) else { continue };
-            let Some(mut leading) = self.led.get_mut(&key).and_then(|led| led.leading.take()) else {
-                continue;
-            };
+            let Some(mut leading) = led.leading.take() else { continue };
             let context = Arc::clone(&self.context);
             let turn = self.running.spawn(async move {
                 leading.take_turn(&context, &replica).await;
@@ -184,7 +186,7 @@ impl Turns {
         match leading {
             Some(leading) => {
                 let lag = leading.lag();
-                self.led.insert(key, Led { leading: Some(leading), lag });
+                self.led.insert(key, Led { leading: Some(leading), lag, is_waiting: false });
             }
             // Begun anew at the next look.
             None => drop(self.led.remove(&key)),
