@@ -14,6 +14,8 @@ BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
 .PHONY: sim sim-short sim-build
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets
+.PHONY: sim sim-short sim-build tier-large tier-bench
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short cluster-short stock lake sim-short
@@ -113,6 +115,20 @@ cluster-targets: setup
 	$(BEGIN)
 	$(CARGO) build --release -p ottla
 	$(PYTHON) tests/cluster/targets.py $(TARGETS_ARGS)
+
+# Nearly all of a topic from the remote tier, byte-equal, with the store gone for minutes: see the head of the script.
+TIER_ARGS ?=
+tier-large: setup
+	$(BEGIN)
+	$(CARGO) build --release -p ottla
+	$(PYTHON) tests/tier/large_read.py $(TIER_ARGS)
+
+# How fast the remote tier is read, beside cold local reads and reads from memory: see the head of the script.
+tier-bench: setup
+	$(BEGIN)
+	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
+	$(CARGO) build --release -p ottla
+	$(PYTHON) benches/tier/read.py $(TIER_ARGS)
 
 # The same load on Apache Kafka and on Ottla, COMPARE_ARGS="--rounds 3 --scale 1": see the head of the script. Compiles its
 # load with cc against librdkafka.
