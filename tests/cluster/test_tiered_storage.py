@@ -8,7 +8,10 @@ import pytest
 from harness.process import wait_until
 
 PARTITIONS = 2
-TOPIC = {"remote_storage_enable": "true", "internal_segment_bytes": 65_536, "local_retention_bytes": 131_072}
+TOPIC = {"min_insync_replicas": 1, "remote_storage_enable": "true", "internal_segment_bytes": 65_536, "local_retention_bytes": 131_072}
+
+# Smaller than a segment.
+SMALL_BATCHES = {"batch.size": 16_384}
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def finish(cluster, load) -> None:
 def test_a_broker_that_was_away_for_longer_than_local_retention(tiered, start_load):
     cluster = tiered().start(3)
     cluster.create_topic("t", assignment=[[1, 3], [1, 3]], **TOPIC)
-    load = start_load(cluster, "t", PARTITIONS, rate=3_000)
+    load = start_load(cluster, "t", PARTITIONS, rate=3_000, **SMALL_BATCHES)
     wait_for_tier(cluster, 1, {0: 0, 1: 0})
     cluster.nodes[3].stop()
     ends = {partition: local_bounds(cluster, 3, partition)[1] for partition in range(PARTITIONS)}
@@ -70,7 +73,7 @@ def test_a_broker_that_was_away_for_longer_than_local_retention(tiered, start_lo
 def test_a_new_replica_by_reassignment_copies_nothing_that_is_in_the_tier(tiered, start_load, tmp_path):
     cluster = tiered().start(3)
     cluster.create_topic("t", assignment=[[1, 2], [2, 1]], **TOPIC)
-    load = start_load(cluster, "t", PARTITIONS, rate=3_000)
+    load = start_load(cluster, "t", PARTITIONS, rate=3_000, **SMALL_BATCHES)
     wait_for_tier(cluster, 1, {0: 2_000})
     wait_for_tier(cluster, 2, {1: 2_000})
     plan = tmp_path / "plan.json"
@@ -96,7 +99,7 @@ def test_a_broker_with_a_replaced_disk(tiered, start_load):
     cluster.add(4, "broker")
     cluster.start()
     cluster.create_topic("t", assignment=[[1, 4], [4, 1]], **TOPIC)
-    load = start_load(cluster, "t", PARTITIONS, rate=3_000)
+    load = start_load(cluster, "t", PARTITIONS, rate=3_000, **SMALL_BATCHES)
     wait_for_tier(cluster, 1, {0: 2_000, 1: 2_000})
     cluster.nodes[4].kill()
     cluster.wait_for_isr("t", {1})
