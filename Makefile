@@ -13,8 +13,6 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
-.PHONY: sim sim-short sim-build
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets
 .PHONY: sim sim-short sim-build tier-large tier-bench
 .NOTPARALLEL:
 

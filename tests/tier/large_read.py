@@ -168,15 +168,16 @@ def run(options: argparse.Namespace, directory: Path) -> None:
         print(f"the store was gone for {time.monotonic() - gone:.0f} s, at record {seen}; "
               f"no produce took longer than {producing.longest_s * 1000:.0f} ms", flush=True)
         reading.thread.join(1_800)
-        assert reading.wrong is None and reading.next == records, reading.wrong or f"only {reading.next} records"
+        # A little more, of what came meanwhile.
+        assert reading.wrong is None and reading.next >= records, reading.wrong or f"only {reading.next} records"
         print(f"librdkafka has read {records} records, byte-equal, after {time.monotonic() - begin:.0f} s", flush=True)
         output, _ = reading_java.communicate(timeout=1_800)
-        assert reading_java.returncode == 0 and int(output) == records, output
+        assert reading_java.returncode == 0 and int(output) >= records, output
         print(f"so has the Java consumer {JAVA_CLIENT} after {time.monotonic() - begin:.0f} s", flush=True)
         producing.stop()
         last = Reading(broker, producing.count)
         last.thread.join(1_800)
-        assert last.wrong is None and last.next == producing.count, last.wrong
+        assert last.wrong is None and last.next >= producing.count, last.wrong
         print(f"and everything once more, with the {producing.count - records} records that came meanwhile", flush=True)
         assert broker.stop() == 0, broker.log()
     except BaseException:

@@ -123,12 +123,10 @@ async fn read(
                 return Err(ResponseError::OffsetOutOfRange);
             }
             let code = error_map::tier_read(&error);
-            let (topic, partition) = (replica.topic(), replica.partition());
-            if code == ResponseError::KafkaStorageError {
-                tracing::error!(%topic, partition, offset = %from, %error, "a read from the tier failed");
-            }
-            if let Some(tier) = &cx.broker.tier {
-                tier.on_read_failed();
+            if let Some(tier) = &cx.broker.tier
+                && code == ResponseError::KafkaStorageError
+            {
+                tier.on_read_failed(replica.topic(), replica.partition(), from, &error);
             }
             Err(code)
         }

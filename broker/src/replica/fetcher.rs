@@ -244,7 +244,7 @@ impl Fetcher {
                 _ => self.plan.may_overlap() && self.plan.is_urgent(),
             };
             if may_ask {
-                let (number, request) = self.request(in_flight.is_empty()).await;
+                let (number, request) = self.request(link, in_flight.is_empty()).await;
                 match link.fetch(request).await {
                     Ok(answer) => in_flight.push_back((number, answer)),
                     Err(error) => return error,
@@ -276,10 +276,10 @@ impl Fetcher {
     }
 
     /// `is_only`: no other request is on its way.
-    async fn request(&mut self, is_only: bool) -> (u64, FetchRequest) {
+    async fn request(&mut self, link: &Arc<dyn LeaderLink>, is_only: bool) -> (u64, FetchRequest) {
         let to_name = self.plan.take_to_name(Instant::now());
         let (to_name, throttled_bytes_max) = self.throttle(to_name, is_only);
-        let positions = self.positions(to_name).await;
+        let positions = self.positions(link, to_name).await;
         let named: Vec<Key> = positions.iter().map(|(key, ..)| *key).collect();
         let planned = self.plan.on_request(&named);
         let config = &self.context.config;
@@ -383,6 +383,7 @@ impl Fetcher {
     /// Where the logs stand. Those that have to be synced before they may say so are, all at once.
     async fn positions(
         &mut self,
+        link: &Arc<dyn LeaderLink>,
         to_name: Vec<(Key, LeaderEpoch)>,
     ) -> Vec<(Key, LeaderEpoch, FollowerPosition)> {
         let wait = AckWait::new();
@@ -396,8 +397,12 @@ impl Fetcher {
         let now = Instant::now();
         let mut positions = Vec::with_capacity(to_name.len());
         for (key, epoch) in to_name {
-            let Some(replica) = self.replicas.get(&key) else { continue };
+            let Some(replica) = self.replicas.get(&key).cloned() else { continue };
             match replica.follower_position(epoch) {
+                // It was cut where the tier alone has the records.
+                Ok(Some(position)) if position.lacks_its_past => {
+                    self.start_behind_tier(key, link, replica, epoch, position.log_start);
+                }
                 Ok(Some(position)) => positions.push((key, epoch, position)),
                 // The order to leave, or to follow in another epoch, is on its way; or the disk does not sync.
                 Ok(None) | Err(_) => self.plan.on_failed(key, now, self.context.config.backoff),

@@ -41,6 +41,8 @@ pub struct FollowerPosition {
     /// Epoch of the log's last record; -1 for none.
     pub last_epoch: LeaderEpoch,
     pub log_start: Offset,
+    /// See [`ottla_storage::log::Log::lacks_its_past`].
+    pub lacks_its_past: bool,
 }
 
 /// What a fetch brought for one partition.
@@ -67,6 +69,7 @@ impl Replica {
             end: state.log.end_offset(),
             last_epoch: state.log.latest_epoch().unwrap_or(LeaderEpoch::NONE),
             log_start: state.log.log_start_offset(),
+            lacks_its_past: state.log.lacks_its_past(),
         }))
     }
 
@@ -212,7 +215,7 @@ impl Replica {
     ) -> Result<(), FollowError> {
         let mut state = self.state.lock();
         check_follows(&state, epoch)?;
-        if state.log.end_offset() >= offset {
+        if state.log.end_offset() >= offset && !state.log.lacks_its_past() {
             return Ok(());
         }
         state.log.start_behind_tier(offset, before)?;

@@ -1,4 +1,6 @@
 //! The manifests that were read or written lately.
+//!
+//! A load goes on when those who asked have gone away: a fetch waits for half a second, and a slow store may take longer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,14 +39,34 @@ struct Entry {
 
 impl Manifests {
     pub(super) async fn get(
-        &self,
-        store: &dyn ObjectStore,
+        self: &Arc<Manifests>,
+        store: &Arc<dyn ObjectStore>,
         prefix: &str,
         topic: TopicId,
         partition: i32,
         number: u64,
     ) -> Result<Option<Arc<Manifest>>, ManifestError> {
         let slot = self.slot((topic, partition));
+        if let Ok(known) = slot.try_lock()
+            && let Some(known) = known.as_ref().filter(|known| known.number >= number)
+        {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let (this, store, prefix) = (Arc::clone(self), Arc::clone(store), prefix.to_owned());
+        let load =
+            tokio::spawn(async move { this.load(slot, &*store, &prefix, topic, partition, number).await });
+        load.await.unwrap_or_else(|_| Err(StoreError::Unavailable("this node is stopping".to_owned()).into()))
+    }
+
+    async fn load(
+        &self,
+        slot: Slot,
+        store: &dyn ObjectStore,
+        prefix: &str,
+        topic: TopicId,
+        partition: i32,
+        number: u64,
+    ) -> Result<Option<Arc<Manifest>>, ManifestError> {
         let mut known = slot.lock().await;
         if let Some(known) = &*known
             && known.number >= number

@@ -26,7 +26,7 @@ use ottla_storage::tiering::reader::{ReaderConfig, RemoteReader};
 use ottla_storage::tiering::store::ObjectStore;
 
 use manifests::Manifests;
-use read::Budget;
+use read::{Budget, Failures};
 use read_metrics::{Caches, ReadMetrics};
 use read_store::ReadStore;
 
@@ -38,8 +38,9 @@ pub struct Tier {
     store: Arc<dyn ObjectStore>,
     prefix: String,
     reader: RemoteReader,
-    manifests: Manifests,
+    manifests: Arc<Manifests>,
     budget: Budget,
+    failures: Failures,
     read_metrics: Arc<ReadMetrics>,
 }
 
@@ -62,8 +63,9 @@ impl Tier {
         };
         let tier = Arc::new(Tier {
             reader: RemoteReader::new(Arc::new(read_store), prefix, spawn, reader),
-            manifests: Manifests::default(),
+            manifests: Arc::default(),
             budget: Budget::new(limits.waiting_max, limits.answers_bytes_max),
+            failures: Failures::default(),
             read_metrics,
             prefix: prefix.to_owned(),
             store,
@@ -101,7 +103,7 @@ impl Tier {
         partition: i32,
         number: u64,
     ) -> Result<Option<Arc<Manifest>>, ManifestError> {
-        self.manifests.get(&*self.store, &self.prefix, topic, partition, number).await
+        self.manifests.get(&self.store, &self.prefix, topic, partition, number).await
     }
 
     /// This node wrote a manifest.

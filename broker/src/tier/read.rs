@@ -6,20 +6,29 @@
 //! What that costs is bounded apart from everything else. The store is asked at most `remote.log.reader.threads` times at once and no
 //! faster than `remote.log.manager.fetch.max.bytes.per.second` ([`super::read_store`]); `remote.log.reader.max.pending.tasks`
 //! partitions wait at once; `ottla.tier.read.cache.bytes` are kept of what came; answers that clients have not taken yet hold
-//! `ottla.tier.read.answers.bytes` at most. Reads of local records share none of these.
+//! `ottla.tier.read.answers.bytes`. While clients that take nothing hold all of those, every other read still gets one batch: it is
+//! slow then, but nobody is stopped by others. Reads of local records share none of these.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_batch::{Offset, TimestampMs};
+use ottla_batch::{BatchHeader, Offset, TimestampMs};
 use ottla_raft::TopicId;
 use ottla_storage::log::{AbortedTransaction, TimestampedOffset};
 use ottla_storage::tiering::key::SegmentKey;
 use ottla_storage::tiering::manifest::{Manifest, ManifestError, TieredSegment};
 use ottla_storage::tiering::reader::RemoteReadError;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::Tier;
+
+/// How long an answer waits for room.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
+/// Failures are said once in this time: a store that is away fails every fetch of every consumer.
+const FAILURES_SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Where in the tier a read begins.
 #[derive(Debug, Clone, Copy)]
@@ -151,16 +160,23 @@ impl Tier {
         let budget = self.budget();
         // One that is larger than all the room there is goes alone.
         let permits = bytes.len().min(budget.answers_bytes_max) as u32;
-        let permit = Arc::clone(&budget.answers).acquire_many_owned(permits).await;
-        self.read_metrics().on_read(bytes.len());
-        let bytes = Bytes::copy_from_slice(bytes);
-        // Never closed.
-        Bytes::from_owner(Counted { bytes, _permit: permit.ok() })
+        let permit = Arc::clone(&budget.answers).acquire_many_owned(permits);
+        let counted = match tokio::time::timeout(ROOM_WAIT, permit).await {
+            // Never closed.
+            Ok(permit) => {
+                Bytes::from_owner(Counted { bytes: Bytes::copy_from_slice(bytes), _permit: permit.ok() })
+            }
+            Err(_) => Bytes::copy_from_slice(first_batch(bytes)),
+        };
+        self.read_metrics().on_read(counted.len());
+        counted
     }
 
     /// A client was told so.
-    pub fn on_read_failed(&self) {
+    pub fn on_read_failed(&self, topic: &str, partition: i32, offset: Offset, error: &TierReadError) {
         self.read_metrics().on_failure();
+        let Some(unsaid) = self.failures.on_failure(Instant::now()) else { return };
+        tracing::error!(topic, partition, %offset, %error, unsaid, "a read from the tier failed");
     }
 
     /// The first record at or after the place that is not older than `timestamp`, of those that are not in the local log.
@@ -251,6 +267,32 @@ impl Tier {
             next = segment.valid_to;
         }
         Ok((found, true))
+    }
+}
+
+fn first_batch(bytes: &[u8]) -> &[u8] {
+    let len = BatchHeader::parse(bytes).map_or(bytes.len(), |header| header.size_in_bytes());
+    bytes.get(..len).unwrap_or(bytes)
+}
+
+/// Failures of reads, of which some are said.
+#[derive(Default)]
+pub(super) struct Failures {
+    /// When one was said last, and how many were not since.
+    said: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Failures {
+    /// How many were not said before this one, which is to be; `None` if it is too soon.
+    fn on_failure(&self, now: Instant) -> Option<u64> {
+        let mut said = self.said.lock();
+        match &mut *said {
+            Some((at, unsaid)) if now.duration_since(*at) < FAILURES_SAID_EVERY => {
+                *unsaid += 1;
+                None
+            }
+            before => Some(before.replace((now, 0)).map_or(0, |(_, unsaid)| unsaid)),
+        }
     }
 }
 

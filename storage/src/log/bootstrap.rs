@@ -58,6 +58,14 @@ impl Log {
         })
     }
 
+    /// It holds nothing, and what lies before is in the tier, but not known here: a log that was cut where the tier alone has the
+    /// records. It has to begin behind the tier again.
+    pub fn lacks_its_past(&self) -> bool {
+        self.log_start_offset < self.end_offset
+            && self.local_start_offset() == self.end_offset
+            && self.snapshots.binary_search(&self.end_offset).is_err()
+    }
+
     fn begin_behind_tier(&mut self, offset: Offset, before: BehindTier) -> Result<(), ChangeError> {
         let BehindTier { log_start_offset, epochs, producers, snapshot } = before;
         self.remove_segments()?;

@@ -97,6 +97,10 @@ impl Log {
     /// Notes the producers as of `offset`, which is the end of the log. A snapshot only spares reading: one that is
     /// missing or torn (its CRC tells) is made up for from an older one and the batches since.
     pub(super) fn write_snapshot(&mut self, offset: Offset) {
+        // Nothing is known there: a snapshot would say that there are no producers.
+        if self.lacks_its_past() {
+            return;
+        }
         if let Err(position) = self.snapshots.binary_search(&offset) {
             let path = self.dir.join(file_name(offset, SNAPSHOT_SUFFIX));
             let content = self.producers.encode_snapshot();

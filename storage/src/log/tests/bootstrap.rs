@@ -153,6 +153,24 @@ fn a_crash_leaves_a_log_that_knows_all_before_its_end_or_ends_earlier() {
 }
 
 #[test]
+fn a_log_that_is_cut_where_the_tier_alone_has_the_records_begins_again() {
+    let leader = leader();
+    let object = last_object(&leader);
+    let mut t = follower();
+    assert!(!t.log.lacks_its_past());
+    t.log.start_behind_tier(object.0, behind(&object, 2)).unwrap();
+    assert!(!t.log.lacks_its_past());
+    t.log.truncate_to(Offset(50)).unwrap();
+    assert_eq!((t.log.log_start_offset(), t.log.end_offset()), (Offset(2), Offset(50)));
+    assert!(t.log.lacks_its_past());
+    t.crash(7);
+    assert!(t.log.lacks_its_past());
+    t.log.start_behind_tier(object.0, behind(&object, 2)).unwrap();
+    assert_bootstrapped(&t, &leader, object.0);
+    assert!(!TestLog::new(tiered_config()).log.lacks_its_past(), "a new one has none");
+}
+
+#[test]
 fn what_is_no_snapshot_and_no_epochs_is_refused() {
     let (_, epochs, producers) = last_object(&leader());
     let refused =
