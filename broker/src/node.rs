@@ -101,6 +101,8 @@ pub enum Stop {
 /// What a node stands on: the machine it runs on, or a simulated one.
 pub struct Environment {
     pub disk: Disk,
+    /// Where a tier lies that is a directory, if not on `disk`.
+    pub tier_disk: Option<Disk>,
     /// `None`: the metadata's own store, below `metadata.log.dir` on the real disk.
     pub metadata_store: Option<Arc<MemoryStore>>,
     /// How many connections of clients the machine can take, whatever the configuration allows.
@@ -115,6 +117,7 @@ impl Environment {
         let open_files = OpenFiles::claim()?;
         Ok(Environment {
             disk: Disk::real_with(open_files.logs),
+            tier_disk: None,
             metadata_store: None,
             client_connections_max: open_files.clients,
             on_fatal: Arc::new(|fatal: Fatal| {
@@ -133,7 +136,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
 
 /// As `start`, on whatever `environment` is.
 pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<Node, StartError> {
-    let Environment { disk, metadata_store, client_connections_max, on_fatal } = environment;
+    let Environment { disk, tier_disk, metadata_store, client_connections_max, on_fatal } = environment;
     let begin = Instant::now();
     let config = Arc::new(config);
     let mut bound = Vec::new();
@@ -181,7 +184,8 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
 
     let tier = match &config.tier {
         Some(place) if config.has_remote_tier() => {
-            let opened = tier::open::open(place, &disk, config.node_id).await?;
+            let disk = tier_disk.as_ref().unwrap_or(&disk);
+            let opened = tier::open::open(place, disk, config.node_id).await?;
             Some(Tier::new(opened.store, &opened.prefix, &config, &metrics))
         }
         _ => None,

@@ -50,6 +50,7 @@ impl Machine {
         let fatal = Arc::clone(&self.fatal);
         let environment = Environment {
             disk: Disk::simulated(&self.disk),
+            tier_disk: None,
             metadata_store: Some(Arc::clone(&self.store)),
             client_connections_max: usize::MAX,
             on_fatal: Arc::new(move |reason| *fatal.lock() = Some(reason)),

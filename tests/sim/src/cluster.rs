@@ -67,6 +67,8 @@ pub enum Death {
 pub struct Machine {
     pub id: i32,
     pub disk: SimulatedDisk,
+    /// A service that all machines reach and that outlives them.
+    tier: SimulatedDisk,
     overrides: Vec<(String, String)>,
     store: RefCell<Arc<MemoryStore>>,
     /// By how many milliseconds its clock is wrong.
@@ -83,7 +85,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(id: i32, roles: Roles, layout: &Layout, peers: Vec<String>) -> Machine {
+    pub fn new(id: i32, roles: Roles, layout: &Layout, peers: Vec<String>, tier: &SimulatedDisk) -> Machine {
         let host = host_name(id);
         let mut listeners = Vec::new();
         let mut role_names = Vec::new();
@@ -118,6 +120,7 @@ impl Machine {
         Machine {
             id,
             disk: SimulatedDisk::new(),
+            tier: tier.clone(),
             overrides,
             store: RefCell::new(Arc::new(MemoryStore::new())),
             clock_error_ms: Arc::default(),
@@ -233,6 +236,7 @@ impl Machine {
         let (disk, store) = (self.disk.clone(), self.store());
         Environment {
             disk: Disk::simulated(&self.disk),
+            tier_disk: Some(Disk::simulated(&self.tier)),
             metadata_store: Some(self.store()),
             client_connections_max: usize::MAX,
             on_fatal: Arc::new(move |fatal| {

@@ -21,6 +21,18 @@ const FAULTS_FROM: Duration = Duration::from_secs(2);
 /// When everything is healed: with what follows, a minute in all.
 const HEALED_AT: Duration = Duration::from_secs(58);
 
+/// Of nodes that share a tier: everything happens some times a minute.
+const TIER: [(&str, &str); 5] = [
+    ("remote.log.storage.system.enable", "true"),
+    ("ottla.tier.url", "file:///tier"),
+    ("remote.log.manager.task.interval.ms", "400"),
+    ("ottla.tier.segment.ms.max", "2000"),
+    ("log.retention.check.interval.ms", "1500"),
+];
+/// What is in the tier goes from the disks: at the end most records are read from there.
+const TIERED: [(&str, &str); 3] =
+    [("remote.storage.enable", "true"), ("local.retention.bytes", "1"), ("file.delete.delay.ms", "1000")];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// One node that is all.
@@ -100,10 +112,16 @@ impl Plan {
             ("log.flush.offset.checkpoint.interval.ms", "4000".to_owned()),
             ("log.initial.task.delay.ms", "2000".to_owned()),
         ];
-        let overrides = overrides.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut overrides: Vec<(String, String)> =
+            overrides.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        // Of bits of its own: what else a seed is does not depend on it.
+        let is_tiered = StdRng::seed_from_u64(seed ^ 0x7e12).random_bool(0.5);
+        if is_tiered {
+            overrides.extend(TIER.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        }
         let layout = Layout { nodes, overrides };
 
-        let topics: Vec<WorkTopic> = (0..random.random_range(1..=2))
+        let mut topics: Vec<WorkTopic> = (0..random.random_range(1..=2))
             .map(|index| WorkTopic {
                 name: format!("work-{index}"),
                 partitions: random.random_range(1..=3),
@@ -115,6 +133,10 @@ impl Plan {
                 },
             })
             .collect();
+        if is_tiered {
+            let tiered = TIERED.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            topics.iter_mut().for_each(|topic| topic.configs.extend(tiered.clone()));
+        }
         let readers = random.random_range(1..=2);
         let producers: Vec<Producing> = (1..=random.random_range(2..=4))
             .map(|number| {

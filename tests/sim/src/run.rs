@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use ottla_storage::disk::SimulatedDisk;
 use turmoil::Sim;
 
 use crate::cluster::{Death, Machine, host_name};
@@ -88,10 +89,11 @@ pub fn simulate(plan: &Plan) -> Outcome {
 
 fn start_machines(sim: &mut Sim<'_>, plan: &Plan) -> Vec<Rc<Machine>> {
     let mut machines = Vec::new();
+    let tier = SimulatedDisk::new();
     for (index, (id, roles)) in plan.layout.nodes.iter().enumerate() {
         let peers = plan.layout.nodes.iter().filter(|(other, _)| other != id);
         let peers = peers.map(|(other, _)| host_name(*other)).collect();
-        let machine = Rc::new(Machine::new(*id, *roles, &plan.layout, peers));
+        let machine = Rc::new(Machine::new(*id, *roles, &plan.layout, peers, &tier));
         let (min, max) = plan.sync_time;
         machine.set_sync_time(min, max, plan.seed ^ index as u64);
         let process = machine.clone();
