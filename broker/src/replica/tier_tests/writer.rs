@@ -455,3 +455,16 @@ async fn a_segment_that_is_not_full_goes_to_the_tier_in_time() {
     .await;
     assert_eq!(leader.end_offset(), Offset(5));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_is_copied_turn_after_turn() {
+    let interval = [("remote.log.manager.task.interval.ms", "3600000")];
+    let cluster = Cluster::start_tiered_with(&[2], &interval).await;
+    cluster.create(&[2], TIERED).await;
+    let leader = cluster.leader();
+    produce(&leader, 0..400).await;
+    assert!(leader.past_tier(Offset(0)).sealed_segments > 70);
+    let _writers = Writers::start(&cluster);
+    let end = cluster.await_tiered().await;
+    assert!(end > Offset(380), "{end}");
+}

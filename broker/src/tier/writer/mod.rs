@@ -185,8 +185,11 @@ impl Turns {
         let Some(key) = self.keys.remove(&id) else { return };
         match leading {
             Some(leading) => {
-                let lag = leading.lag();
-                self.led.insert(key, Led { leading: Some(leading), lag, is_waiting: false });
+                let (lag, is_waiting) = (leading.lag(), leading.has_more());
+                if is_waiting {
+                    self.waiting.push_back(key);
+                }
+                self.led.insert(key, Led { leading: Some(leading), lag, is_waiting });
             }
             // Begun anew at the next look.
             None => drop(self.led.remove(&key)),

@@ -108,6 +108,8 @@ pub(crate) struct Leading {
     is_swept: bool,
     /// Since when the active segment of this base offset is known to have committed records.
     unsealed: Option<(Offset, Instant)>,
+    /// The last turn ended before all was copied.
+    has_more: bool,
     failures: u32,
     due: Instant,
     is_over: bool,
@@ -124,6 +126,7 @@ impl Leading {
             abandoned: Vec::new(),
             is_swept: false,
             unsealed: None,
+            has_more: false,
             failures: 0,
             due: Instant::now(),
             is_over: false,
@@ -139,13 +142,19 @@ impl Leading {
         !self.is_over && self.due <= now
     }
 
+    /// Whether it is to have another turn at once.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     pub(super) fn lag(&self) -> Lag {
         self.lag
     }
 
     pub(super) async fn take_turn(&mut self, cx: &Context, replica: &Arc<Replica>) {
+        self.has_more = false;
         let ended = self.work(cx, replica).await;
-        let past = replica.past_tier(self.tier_end(replica));
+        let past = replica.past_tier(self.known_end(cx, replica));
         match ended {
             Ok(()) => self.failures = 0,
             Err(error) if error.ends_the_work() => {
@@ -153,6 +162,7 @@ impl Leading {
                 self.is_over = true;
             }
             Err(error) => {
+                self.has_more = false;
                 self.failures += 1;
                 cx.metrics.copy_failures.inc();
                 tell(replica, self.epoch, &error, self.failures);
@@ -190,6 +200,16 @@ impl Leading {
             self.copy(cx, replica).await?;
         }
         self.sweep(cx, replica).await
+    }
+
+    /// The same, by the word of the metadata as long as the store does not say.
+    fn known_end(&self, cx: &Context, replica: &Replica) -> Offset {
+        let image = cx.replicas.metadata().image();
+        let position = image.tier_position(replica.topic_id(), replica.partition());
+        match position.filter(|_| !self.is_loaded) {
+            Some(position) => Offset(position.end_offset).max(replica.log_start_offset()),
+            None => self.tier_end(replica),
+        }
     }
 
     /// Where the next segment for the tier begins.
@@ -394,10 +414,14 @@ impl Leading {
     async fn copy(&mut self, cx: &Context, replica: &Arc<Replica>) -> Result<(), WorkError> {
         let mut draft: Option<Manifest> = None;
         let (mut segments, mut bytes) = (0, 0);
-        for _ in 0..SEGMENTS_PER_TURN_MAX {
+        for number in 1..=SEGMENTS_PER_TURN_MAX {
+            self.has_more = number == SEGMENTS_PER_TURN_MAX;
             let from = draft.as_ref().and_then(Manifest::end_offset).unwrap_or_default();
             let from = from.max(self.tier_end(replica));
-            let Some(sealed) = replica.sealed_segment(self.epoch, from)? else { break };
+            let Some(sealed) = replica.sealed_segment(self.epoch, from)? else {
+                self.has_more = false;
+                break;
+            };
             throttle(cx, sealed.size).await;
             let mut next = draft.take().unwrap_or_else(|| self.next(cx, replica));
             let copied = self.copy_one(cx, replica, sealed, &mut next).await;
