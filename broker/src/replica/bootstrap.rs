@@ -45,14 +45,14 @@ pub enum BootstrapError {
     Follow(#[from] FollowError),
 }
 
-/// Lets the log begin anew where the tier allows it. `log_start`: the leader's.
+/// Lets the log begin anew where the tier allows it, and says where; `None` if it goes on there already. `log_start`: the leader's.
 pub(super) async fn start_behind_tier(
     context: &FetcherContext,
     link: &dyn LeaderLink,
     replica: &Arc<Replica>,
     epoch: LeaderEpoch,
     log_start: Offset,
-) -> Result<Offset, BootstrapError> {
+) -> Result<Option<Offset>, BootstrapError> {
     let tier = context.tier.as_ref().ok_or(BootstrapError::NoTier)?;
     let local_start = leaders_local_start(context, link, replica, epoch).await?;
     let (topic, partition) = (replica.topic_id(), replica.partition());
@@ -65,8 +65,8 @@ pub(super) async fn start_behind_tier(
     let epochs = tier.reader().section(&key, Section::LeaderEpochs).await?;
     let producers = tier.reader().section(&key, Section::ProducerSnapshot).await?;
     let before = BehindTier::new(log_start.max(manifest.log_start_offset), &epochs, &producers)?;
-    replica.start_behind_tier(epoch, segment.end_offset, before)?;
-    Ok(segment.end_offset)
+    let begins = replica.start_behind_tier(epoch, segment.end_offset, before)?;
+    Ok(begins.then_some(segment.end_offset))
 }
 
 /// The segment at whose end the log begins: the first one that ends where the leader has the next record, or the last (KIP-1023).

@@ -459,7 +459,9 @@ impl Fetcher {
             let started = bootstrap::start_behind_tier(&context, &*link, &replica, epoch, log_start).await;
             let (topic, partition) = (replica.topic(), replica.partition());
             match started {
-                Ok(at) => tracing::info!(%topic, partition, %at, "the log begins behind the tier"),
+                Ok(Some(at)) => tracing::info!(%topic, partition, %at, "the log begins behind the tier"),
+                // It did before: an answer to an earlier fetch sent it here again.
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%topic, partition, %error, "the log cannot begin behind the tier yet");
                     if let BootstrapError::Follow(error) = &error {

@@ -206,24 +206,25 @@ impl Replica {
 }
 
 impl Replica {
-    /// The leader has what comes next only in the tier: the log begins anew at `offset`, and knows what was before.
+    /// The leader has what comes next only in the tier: the log begins anew at `offset`, and knows what was before. False if it
+    /// reaches so far already.
     pub(super) fn start_behind_tier(
         self: &Arc<Replica>,
         epoch: LeaderEpoch,
         offset: Offset,
         before: BehindTier,
-    ) -> Result<(), FollowError> {
+    ) -> Result<bool, FollowError> {
         let mut state = self.state.lock();
         check_follows(&state, epoch)?;
         if state.log.end_offset() >= offset && !state.log.lacks_its_past() {
-            return Ok(());
+            return Ok(false);
         }
         state.log.start_behind_tier(offset, before)?;
         // What is in the tier is committed.
         self.lower_high_watermark(&state);
         self.raise_high_watermark(&state, offset);
         self.act(state, Actions::default());
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -304,3 +304,60 @@ fn not_there(manifest: &Manifest, from: Offset) -> TierReadError {
         manifest: manifest.number,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ottla_batch::{BatchBuilder, BatchOptions};
+    use ottla_storage::disk::Disk;
+    use ottla_storage::tiering::directory::DirectoryStore;
+
+    use super::*;
+    use crate::config::NodeConfig;
+    use crate::metrics::Metrics;
+    use crate::threads;
+
+    fn batch(value: &[u8]) -> Bytes {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(1), None, Some(value), &[]).unwrap();
+        builder.build().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_take_nothing_slow_others_down_and_stop_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(&Disk::real(), dir.path(), "test", threads::beside()).unwrap();
+        let batches: Bytes = [batch(b"one"), batch(&[7; 300])].concat().into();
+        let room = (batches.len() + 10).to_string();
+        let config = NodeConfig::load(None, &[("ottla.tier.read.answers.bytes".to_owned(), room)]).unwrap();
+        let metrics = Metrics::new();
+        let tier = Tier::new(Arc::new(store), "", &Arc::new(config), &metrics);
+        let held = tier.counted(&batches).await;
+        assert_eq!(held, batches);
+        assert_eq!(tier.budget().answers_bytes(), batches.len());
+        assert!(
+            metrics.encode().unwrap().contains(&format!("ottla_tier_answers_held_bytes {}", batches.len()))
+        );
+        let other = tier.counted(&batches).await;
+        assert_eq!(other, batch(b"one"));
+        // A piece of it is as good as all of it.
+        let piece = held.slice(5..);
+        drop(held);
+        assert_eq!(tier.counted(&batches).await, other);
+        drop(piece);
+        assert_eq!(tier.counted(&batches).await, batches);
+        // What is larger than all the room there is goes alone.
+        let larger: Bytes = [batches.clone(), batches.clone()].concat().into();
+        assert_eq!(tier.counted(&larger).await, larger);
+        assert_eq!(tier.budget().answers_bytes(), 0);
+    }
+
+    #[test]
+    fn failures_are_said_now_and_then() {
+        let failures = Failures::default();
+        let begun = Instant::now();
+        let said: Vec<_> =
+            (0..25).map(|second| failures.on_failure(begun + Duration::from_secs(second))).collect();
+        assert_eq!((said[0], said[10], said[20]), (Some(0), Some(9), Some(9)));
+        assert_eq!(said.iter().flatten().count(), 3);
+    }
+}
