@@ -309,7 +309,7 @@ fn clean(manager: &ReplicaManager) -> Next {
 }
 
 /// Compacts the log with the largest share of uncompacted bytes. False when no log needs it.
-fn compact_dirtiest(manager: &ReplicaManager) -> bool {
+pub(super) fn compact_dirtiest(manager: &ReplicaManager) -> bool {
     let now = clock::now();
     let mut dirtiest: Option<(Arc<Replica>, ottla_storage::log::CompactionPlan)> = None;
     for replica in manager.replicas() {

@@ -147,6 +147,27 @@ impl Cluster {
         values
     }
 
+    /// How often each key is there, and its last value.
+    async fn keys(&self, id: i32) -> BTreeMap<String, (usize, Option<String>)> {
+        let end = self.replica(id).high_watermark();
+        let (mut keys, mut next) = (BTreeMap::new(), Offset(0));
+        while next < end {
+            let data = self.fetch(id, fetch_of(&[(0, next)], 0)).await.remove(0);
+            assert_eq!(data.error_code, 0, "at {next}");
+            for batch in whole_batches(data.records.unwrap_or_default()) {
+                next = BatchHeader::parse(&batch).unwrap().next_offset();
+                for record in ottla_batch::records(&batch, 1 << 20).unwrap() {
+                    let record = record.unwrap();
+                    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+                    let (count, last) = keys.entry(text(record.key.unwrap())).or_insert((0, None));
+                    *count += 1;
+                    *last = record.value.map(text);
+                }
+            }
+        }
+        keys
+    }
+
     async fn assert_values(&self, id: i32, values: &[String]) {
         assert_eq!(self.values(id, Offset(0)).await, values);
     }
@@ -467,4 +488,53 @@ async fn a_backlog_is_copied_turn_after_turn() {
     let _writers = Writers::start(&cluster);
     let end = cluster.await_tiered().await;
     assert!(end > Offset(380), "{end}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compacted_topic_is_compacted_behind_the_tier_which_keeps_all_it_had() {
+    let cluster = Cluster::start_tiered(&[2]).await;
+    let compacted = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0"),
+        ("delete.retention.ms", "0"),
+        ("local.retention.bytes", "0"),
+    ];
+    cluster.create(&[2], &[TIERED, &compacted].concat()).await;
+    let leader = cluster.leader();
+    for n in 0..60 {
+        // The second key is deleted in the middle.
+        let (key, value) = match n {
+            0..20 if n % 2 == 1 => ("deleted", Some(format!("value {n}"))),
+            20 => ("deleted", None),
+            _ => ("kept", Some(format!("value {n}"))),
+        };
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        let value = value.as_deref().map(str::as_bytes);
+        builder.push(TimestampMs(1), Some(key.as_bytes()), value, &[]).unwrap();
+        let policy = leader.settings().append_policy(TimestampMs(1));
+        let batches = check_produced(builder.build().unwrap(), &policy).unwrap();
+        let request = AppendRequest {
+            batches: &batches,
+            origin: AppendOrigin::Client,
+            acks: RequiredAcks::All,
+            leader_epoch: LeaderEpoch::NONE,
+        };
+        leader.append(&request).unwrap().1.await.unwrap();
+    }
+    let manager = &cluster.brokers[&2].broker.replicas;
+    let compact = || crate::replica::maintenance::compact_dirtiest(manager);
+    assert!(!compact(), "nothing is in the tier as it was written");
+    let writers = Writers::start(&cluster);
+    let end = cluster.await_tiered().await;
+    let bytes = leader.past_tier(Offset(0)).bytes;
+    assert!(end > Offset(50) && compact());
+    assert!(leader.past_tier(Offset(0)).bytes < bytes / 2);
+    // On the disk only the last of each key is left; in the tier all are.
+    assert_eq!(cluster.keys(2).await["deleted"], (1, None));
+    cluster.retain(2);
+    assert_eq!(leader.local_start_offset(), end);
+    let keys = cluster.keys(2).await;
+    assert_eq!(keys["deleted"], (11, None));
+    assert_eq!(keys["kept"], (49, Some("value 59".to_owned())));
+    drop(writers);
 }
