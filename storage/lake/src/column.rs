@@ -1,7 +1,7 @@
 //! Columns in the making: one tree that says what the columns are and holds their values until they become Arrow arrays.
 //!
 //! A column that a record says nothing about costs nothing: it is filled up with nulls when its next value comes, or at the end.
-//! What was appended of a record that is refused after all is cut off again.
+//! What was appended of a value that a column does not hold after all is cut off again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,16 +58,12 @@ pub struct Fields {
     by_name: HashMap<String, usize>,
     /// The member after the one that was found last: records mostly have theirs in one order.
     next: usize,
-    /// Counts objects, also those that were cut off again.
-    pub object: u64,
 }
 
 pub struct Member {
     pub name: String,
     /// In the order in which a value is offered to them.
     pub columns: Vec<usize>,
-    /// The last object that had it.
-    pub seen_in: u64,
 }
 
 impl Fields {
@@ -80,7 +76,7 @@ impl Fields {
     pub fn push(&mut self, field: Field) {
         if let Source::Member(name) = &field.source {
             let at = *self.by_name.entry(name.clone()).or_insert_with(|| {
-                self.members.push(Member { name: name.clone(), columns: Vec::new(), seen_in: 0 });
+                self.members.push(Member { name: name.clone(), columns: Vec::new() });
                 self.members.len() - 1
             });
             // A column that takes any text is offered a value last.
@@ -103,7 +99,6 @@ impl Fields {
     }
 
     pub fn begin_object(&mut self) {
-        self.object += 1;
         self.next = 0;
     }
 
@@ -111,7 +106,7 @@ impl Fields {
         self.list.iter().map(Field::column).collect()
     }
 
-    pub fn truncate(&mut self, len: usize) {
+    fn truncate(&mut self, len: usize) {
         self.list.iter_mut().for_each(|field| field.values.truncate(len));
     }
 

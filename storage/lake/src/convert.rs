@@ -3,12 +3,17 @@
 //! - a JSON object is a row, its members are the columns ([`crate::schema`] says which);
 //! - a tombstone (no value) is a row with nulls in the columns of the value: that a key was deleted is data, too;
 //! - everything else, and an object with a member that comes twice, is a row of the quarantine, with the reason and the whole value.
+//!   Which records that are depends on nothing but them, so that a table and its quarantine agree whoever converts them again.
 //!
 //! Nothing is dropped: a value that no column of its member holds without loss gets a new column, or, where there can be none, the
 //! member goes to `kafka_extra` as it was written. A null is as good as no member.
 
+use std::collections::BTreeMap;
+
+use ottla_storage::batch::Offset;
+
 use crate::data_file::DataFile;
-use crate::grow::{self, Duplicate, Growth};
+use crate::grow::{self, Growth};
 use crate::json::{Kind, Reader};
 use crate::record::Record;
 use crate::rows::{DAYS_MAX, Rows};
@@ -34,8 +39,11 @@ pub struct Options {
     /// Else all rows go to one file.
     pub is_by_day: bool,
     pub zstd_level: i32,
-    /// Of the records between two calls of [`Converter::finish`], as they are in memory. Below 512 MiB.
+    /// Of the records of one converter, as they are in memory. Below 512 MiB.
     pub bytes_max: usize,
+    /// By partition, the offset before which the quarantine's table has all that belongs into it: such a record is not for a second
+    /// row there.
+    pub quarantined: BTreeMap<i32, Offset>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +132,6 @@ impl Converter {
             },
         };
         if let Err(reason) = self.push_value(record.value) {
-            self.rows.fields.truncate(self.rows.len);
             return self.push_to_quarantine(record, micros, &reason);
         }
         self.rows.push_record(record, micros, self.options.is_by_day);
@@ -144,8 +151,7 @@ impl Converter {
             Kind::Object => {
                 self.extra.clear();
                 let (fields, row) = (&mut self.rows.fields, self.rows.len);
-                grow::push_members(fields, row, &value, &mut self.growth, &mut self.extra)
-                    .map_err(|Duplicate(name)| format!("member {name:?} twice in one object"))?;
+                grow::push_members(fields, row, &value, &mut self.growth, &mut self.extra);
                 if !self.extra.is_empty() {
                     let column = self.growth.extra_column(&mut self.rows.fields);
                     self.rows.push_text(column, &self.extra);
@@ -162,6 +168,9 @@ impl Converter {
     }
 
     fn push_to_quarantine(&mut self, record: &Record, micros: Option<i64>, reason: &str) {
+        if self.options.quarantined.get(&record.partition).is_some_and(|next| record.offset < *next) {
+            return;
+        }
         let [of_reason, text, bytes] = [Source::Reason, Source::Value, Source::ValueBytes].map(|source| {
             self.quarantine_schema.position(&source).expect("the quarantine has these columns")
         });

@@ -23,9 +23,6 @@ pub struct Growth {
     is_unplaced: bool,
 }
 
-/// A member comes twice: which one is meant nobody knows.
-pub struct Duplicate(pub String);
-
 impl Growth {
     pub fn new(schema: &TableSchema, is_open: bool, last_committed_id: i32) -> Growth {
         Growth {
@@ -81,11 +78,11 @@ pub fn push_members(
     object: &Value,
     growth: &mut Growth,
     extra: &mut String,
-) -> Result<(), Duplicate> {
+) {
     fields.begin_object();
     for (name, value) in object.members() {
         growth.is_unplaced = false;
-        push_member(fields, row, &name, &value, 0, growth)?;
+        push_member(fields, row, &name, &value, 0, growth);
         if growth.is_unplaced {
             extra.push(if extra.is_empty() { '{' } else { ',' });
             extra.push_str(name.text());
@@ -96,7 +93,6 @@ pub fn push_members(
     if !extra.is_empty() {
         extra.push('}');
     }
-    Ok(())
 }
 
 /// `depth` structs and lists are around the object.
@@ -107,16 +103,12 @@ fn push_member(
     value: &Value,
     depth: usize,
     growth: &mut Growth,
-) -> Result<(), Duplicate> {
+) {
     if value.kind() == Kind::Null {
-        return Ok(());
+        return;
     }
     let name = name.content();
     if let Some(at) = fields.find(&name) {
-        let object = fields.object;
-        if std::mem::replace(&mut fields.members[at].seen_in, object) == object {
-            return Err(Duplicate(name.into_owned()));
-        }
         let wants_double =
             growth.is_open && growth.leaves < COLUMNS_MAX && is_double_among_longs(fields, at, value);
         for nth in 0..fields.members[at].columns.len() {
@@ -124,8 +116,8 @@ fn push_member(
             if nth > 0 && wants_double {
                 break;
             }
-            if push_at(fields, column, row, value, depth, growth)? {
-                return Ok(());
+            if push_at(fields, column, row, value, depth, growth) {
+                return;
             }
         }
     }
@@ -141,7 +133,7 @@ fn push_with_growth(
     value: &Value,
     depth: usize,
     growth: &mut Growth,
-) -> Result<(), Duplicate> {
+) {
     while growth.is_open {
         let (shape, suffix) = match fields.find(name).filter(|at| !fields.members[*at].columns.is_empty()) {
             None => {
@@ -158,8 +150,8 @@ fn push_with_growth(
                 let field = &mut fields.list[first];
                 // Iceberg widens no long to a double, so only a column that is in no file yet can become one.
                 if field.id > growth.last_committed_id && field.values.widen() {
-                    push_at(fields, first, row, value, depth, growth)?;
-                    return Ok(());
+                    push_at(fields, first, row, value, depth, growth);
+                    return;
                 }
                 (Shape::Double, "_double")
             }
@@ -169,13 +161,11 @@ fn push_with_growth(
             break;
         }
         growth.add(fields, name, &shape, suffix, None);
-        mark(fields, name);
-        if push_at(fields, fields.list.len() - 1, row, value, depth, growth)? {
-            return Ok(());
+        if push_at(fields, fields.list.len() - 1, row, value, depth, growth) {
+            return;
         }
     }
     growth.is_unplaced = true;
-    Ok(())
 }
 
 /// A number for which there ought to be a column of doubles, beside the one of longs.
@@ -189,13 +179,6 @@ fn is_double_among_longs(fields: &Fields, at: usize, value: &Value) -> bool {
         && scalar::double(value).is_some()
 }
 
-/// The object has this member.
-fn mark(fields: &mut Fields, name: &str) {
-    if let Some(at) = fields.find(name) {
-        fields.members[at].seen_in = fields.object;
-    }
-}
-
 /// False if the column doesn't hold the value; it is then as before.
 fn push_at(
     fields: &mut Fields,
@@ -204,54 +187,49 @@ fn push_at(
     value: &Value,
     depth: usize,
     growth: &mut Growth,
-) -> Result<bool, Duplicate> {
+) -> bool {
     let values = &mut fields.list[column].values;
     values.pad_to(row);
     let was_unplaced = growth.is_unplaced;
-    let is_held = push_value(values, value, depth, growth)?;
+    let is_held = push_value(values, value, depth, growth);
     if !is_held {
         values.truncate(row);
         growth.is_unplaced = was_unplaced;
     }
-    Ok(is_held)
+    is_held
 }
 
-fn push_value(
-    values: &mut Values,
-    value: &Value,
-    depth: usize,
-    growth: &mut Growth,
-) -> Result<bool, Duplicate> {
+fn push_value(values: &mut Values, value: &Value, depth: usize, growth: &mut Growth) -> bool {
     match values {
         Values::Struct(structs) => {
             if value.kind() != Kind::Object {
-                return Ok(false);
+                return false;
             }
             let row = structs.len();
             structs.fields.begin_object();
             for (name, value) in value.members() {
-                push_member(&mut structs.fields, row, &name, &value, depth + 1, growth)?;
+                push_member(&mut structs.fields, row, &name, &value, depth + 1, growth);
             }
             structs.end();
-            Ok(true)
+            true
         }
         Values::List(lists) => {
             if value.kind() != Kind::Array {
-                return Ok(false);
+                return false;
             }
             let mut end = lists.start();
             for element in value.elements() {
                 if element.kind() != Kind::Null {
                     lists.element.pad_to(end);
-                    if !push_value(&mut lists.element, &element, depth + 1, growth)? {
-                        return Ok(false);
+                    if !push_value(&mut lists.element, &element, depth + 1, growth) {
+                        return false;
                     }
                 }
                 end += 1;
             }
             lists.end(end);
-            Ok(true)
+            true
         }
-        scalars => Ok(scalars.push_scalar(value)),
+        scalars => scalars.push_scalar(value),
     }
 }

@@ -5,11 +5,15 @@
 //! kept from record to record. A test holds that both take the same texts for JSON.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// Objects and arrays within each other; serde_json's bound.
 pub const NESTING_MAX: usize = 127;
 /// Values and names of one text: what a record of some megabytes of `[[[],[]...` would otherwise multiply in memory.
 pub const NODES_MAX: usize = 4 << 20;
+
+/// Members of an object up to which each name is compared with each.
+const PAIRWISE_MAX: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -44,6 +48,9 @@ pub enum JsonError {
     Utf8 { at: usize },
     #[error("half a surrogate pair at byte {at}, which is no character")]
     Surrogate { at: usize },
+    /// Which of them is meant nobody knows. Found at any depth, so that it depends on nothing but the text.
+    #[error("member {0:?} twice in one object")]
+    Duplicate(String),
     #[error("nested deeper than {NESTING_MAX}")]
     Nesting,
     #[error("more than {NODES_MAX} values")]
@@ -58,6 +65,8 @@ pub struct Reader {
     nodes: Vec<Node>,
     /// The nodes of the objects and arrays that are open.
     open: Vec<u32>,
+    /// Where the names of the object at hand begin and end.
+    names: Vec<(u32, u32)>,
 }
 
 impl Reader {
@@ -68,16 +77,19 @@ impl Reader {
         let text = std::str::from_utf8(bytes).map_err(|error| JsonError::Utf8 { at: error.valid_up_to() })?;
         self.nodes.clear();
         self.open.clear();
-        Scan { bytes, at: 0, nodes: &mut self.nodes, open: &mut self.open }.document()?;
+        let Reader { nodes, open, names } = self;
+        Scan { text, bytes, at: 0, nodes, open, names }.document()?;
         Ok(Value { text, nodes: &self.nodes, at: 0 })
     }
 }
 
 struct Scan<'a> {
+    text: &'a str,
     bytes: &'a [u8],
     at: usize,
     nodes: &'a mut Vec<Node>,
     open: &'a mut Vec<u32>,
+    names: &'a mut Vec<(u32, u32)>,
 }
 
 impl Scan<'_> {
@@ -93,6 +105,9 @@ impl Scan<'_> {
                 (Some(b'}'), true) | (Some(b']'), false) => {
                     self.at += 1;
                     self.close(around);
+                    if is_object {
+                        self.check_members(around)?;
+                    }
                     continue;
                 }
                 (Some(b','), _) if !is_first => {
@@ -150,6 +165,34 @@ impl Scan<'_> {
         let node = &mut self.nodes[around as usize];
         node.end = self.at as u32;
         node.next = next;
+    }
+
+    /// That each member of an object is there once.
+    fn check_members(&mut self, object: u32) -> Result<(), JsonError> {
+        self.names.clear();
+        let end = self.nodes[object as usize].next;
+        let mut at = object + 1;
+        let mut is_escaped = false;
+        while at < end {
+            let name = self.nodes[at as usize];
+            is_escaped |= name.kind == Kind::String { is_escaped: true };
+            self.names.push((name.start + 1, name.end - 1));
+            at = self.nodes[at as usize + 1].next;
+        }
+        let name_at = |(start, end): (u32, u32)| &self.text[start as usize..end as usize];
+        let twice = if is_escaped {
+            let mut seen = HashSet::with_capacity(self.names.len());
+            self.names.iter().map(|name| unescaped(name_at(*name))).find(|name| !seen.insert(name.clone()))
+        } else if self.names.len() <= PAIRWISE_MAX {
+            let is_before =
+                |at: usize| self.names[..at].iter().any(|before| name_at(*before) == name_at(self.names[at]));
+            (1..self.names.len()).find(|at| is_before(*at)).map(|at| name_at(self.names[at]).to_owned())
+        } else {
+            let mut seen = HashSet::with_capacity(self.names.len());
+            let twice = self.names.iter().find(|name| !seen.insert(name_at(**name)));
+            twice.map(|name| name_at(*name).to_owned())
+        };
+        twice.map_or(Ok(()), |name| Err(JsonError::Duplicate(name)))
     }
 
     /// A scalar, or the opening of an object or array.
@@ -421,6 +464,7 @@ mod tests {
         match (reader.read(text), theirs) {
             (Ok(ours), Ok(theirs)) => assert_eq!(tree(ours), theirs),
             (Err(_), Err(_)) => {}
+            (Err(JsonError::Duplicate(_)), Ok(_)) => {}
             (Ok(_), Err(theirs)) if theirs.to_string().starts_with("number out of range") => {}
             (ours, theirs) => panic!("{:?}: {ours:?}, {theirs:?}", String::from_utf8_lossy(text)),
         }
@@ -524,6 +568,31 @@ mod tests {
         ] {
             let value = reader.read(text.as_bytes()).unwrap();
             assert_eq!((value.kind(), value.text()), (kind, text));
+        }
+    }
+
+    #[test]
+    fn a_member_twice_is_found_at_any_depth() {
+        let mut reader = Reader::default();
+        let many: Vec<String> = (0..100).map(|n| format!("\"m{n}\": {{\"a\": [{{\"a\": 1}}]}}")).collect();
+        let many = many.join(",");
+        for text in [
+            r#"{"a": 1, "a": null}"#.to_owned(),
+            r#"{"b": [[{"c": {"a": {}, "b": 1, "a": 2}}]]}"#.to_owned(),
+            r#"{"a": 1, "\u0061": 2}"#.to_owned(),
+            format!("{{\"a\": 1, {many}, \"a\": 1}}"),
+        ] {
+            assert_eq!(
+                reader.read(text.as_bytes()).unwrap_err(),
+                JsonError::Duplicate("a".to_owned()),
+                "{text}"
+            );
+        }
+        for text in [
+            r#"{"a": {"a": [{"a": 1}, {"a": 1}]}, "A": 1, "": 2, "\u0062": 1}"#.to_owned(),
+            format!("{{{many}}}"),
+        ] {
+            assert!(reader.read(text.as_bytes()).is_ok(), "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What becomes of records, rule by rule.
 
+use std::collections::BTreeMap;
+
 use iceberg::spec::Datum;
 use ottla_lake::convert::{Converted, Converter, Mode, Options};
 use ottla_lake::data_file::DataFile;
@@ -15,7 +17,7 @@ mod support;
 const DAY_MS: i64 = 86_400_000;
 
 fn options(mode: Mode) -> Options {
-    Options { mode, is_by_day: true, zstd_level: 1, bytes_max: 1 << 26 }
+    Options { mode, is_by_day: true, zstd_level: 1, bytes_max: 1 << 26, quarantined: BTreeMap::new() }
 }
 
 fn record(offset: i64, value: Option<&[u8]>) -> Record<'_> {
@@ -268,6 +270,20 @@ fn what_is_no_object_is_kept_with_its_reason() {
     assert_eq!(kept[7], Cell::Null);
     assert_eq!(refused(&converted, "value_raw")[7], Cell::Bytes(b"\xff{}".to_vec()));
     assert_eq!(kept[9], text(&deep));
+}
+
+#[test]
+fn what_the_quarantine_has_already_is_not_written_again() {
+    let quarantined = BTreeMap::from([(0, Offset(2))]);
+    let mut converter =
+        Converter::new(TableSchema::of_records(), 0, Options { quarantined, ..options(Mode::Infer) });
+    for partition in [0, 1] {
+        for offset in [1, 2] {
+            converter.push(&Record { partition, ..record(offset, Some(b"nope")) });
+        }
+    }
+    let places: Vec<Cell> = refused(&converter.finish().unwrap(), "kafka_partition");
+    assert_eq!(places, [0, 1, 1].map(Cell::Long));
 }
 
 #[test]

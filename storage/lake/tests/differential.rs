@@ -1,7 +1,7 @@
 //! Any records become Parquet, are read back, and are what a slow and obvious implementation says: each value of each record is in
 //! the first column of its member that can hold it, and nowhere else, or, where there is none, in `kafka_extra`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use ottla_lake::convert::{Converter, Mode, Options};
 use ottla_lake::data_file::DataFile;
@@ -232,7 +232,13 @@ fn members(value: impl Strategy<Value = Json>) -> impl Strategy<Value = Vec<(Str
 }
 
 fn options() -> Options {
-    Options { mode: Mode::Infer, is_by_day: true, zstd_level: 1, bytes_max: 1 << 26 }
+    Options {
+        mode: Mode::Infer,
+        is_by_day: true,
+        zstd_level: 1,
+        bytes_max: 1 << 26,
+        quarantined: BTreeMap::new(),
+    }
 }
 
 fn convert(

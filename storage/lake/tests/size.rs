@@ -2,6 +2,7 @@
 //!
 //! `OTTLA_STOCK_CSV` names a file of the stock-market job; without it, rows like those are made up.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use ottla_lake::convert::{Converter, Mode, Options};
@@ -63,7 +64,13 @@ fn parquet_is_smaller_than_a_quarter_of_the_json_and_not_larger_than_the_compres
     let rows = rows();
     let mut schema = TableSchema::of_records();
     schema.learn(rows.iter().take(1000).map(|(_, value)| value.as_bytes()));
-    let options = Options { mode: Mode::Infer, is_by_day: true, zstd_level: 1, bytes_max: 1 << 28 };
+    let options = Options {
+        mode: Mode::Infer,
+        is_by_day: true,
+        zstd_level: 1,
+        bytes_max: 1 << 28,
+        quarantined: BTreeMap::new(),
+    };
     let mut converter = Converter::new(schema, 0, options);
     let (mut json, mut log) = (0, 0);
     for (chunk_at, chunk) in rows.chunks(BATCH_RECORDS).enumerate() {
