@@ -21,6 +21,8 @@ pub mod config;
 pub mod data_dirs;
 pub mod error_map;
 pub mod group;
+#[cfg(feature = "lake")]
+pub mod lake;
 pub mod metrics;
 pub mod net;
 pub mod node;

@@ -28,6 +28,8 @@ use crate::auto_join;
 use crate::config::{Endpoint, Listener, NodeConfig, SecurityProtocol, host_and_port};
 use crate::data_dirs::{self, DataDirsError};
 use crate::group::{GroupCoordinator, ReplicasLog};
+#[cfg(feature = "lake")]
+use crate::lake::Lake;
 use crate::metrics::{self, Metrics};
 use crate::net::peers::Peers;
 use crate::net::{self, BindError, Purpose, Server};
@@ -82,6 +84,9 @@ pub struct Node {
     registration: Option<Arc<Registration>>,
     /// `None` without a tier.
     tier_writer: Option<TierWriter>,
+    /// `None` without a store for tables.
+    #[cfg(feature = "lake")]
+    lake: Option<Lake>,
     started_in: Duration,
 }
 
@@ -182,14 +187,17 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         false => None,
     };
 
-    let tier = match &config.tier {
-        Some(place) if config.has_remote_tier() => {
+    let store = match &config.tier {
+        Some(place) if config.roles.broker || config.has_remote_tier() => {
             let disk = tier_disk.as_ref().unwrap_or(&disk);
-            let opened = tier::open::open(place, disk, config.node_id).await?;
-            Some(Tier::new(opened.store, &opened.prefix, &config, &metrics))
+            Some(tier::open::open(place, disk, config.node_id).await?)
         }
         _ => None,
     };
+    let tier = store
+        .as_ref()
+        .filter(|_| config.has_remote_tier())
+        .map(|opened| Tier::new(opened.store.clone(), &opened.prefix, &config, &metrics));
     let replicas = ReplicaManager::start(ReplicaOptions {
         local: BrokerId(config.node_id),
         config: config.clone(),
@@ -230,6 +238,10 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         .map(|tier| TierWriter::start(tier, replicas.clone(), config.clone(), &metrics));
     let broker = Arc::new(Broker { config, metadata, replicas, groups, tier, metrics, addresses });
     server.open(broker.clone());
+    #[cfg(feature = "lake")]
+    let lake = store
+        .as_ref()
+        .map(|store| Lake::start(broker.config.clone(), broker.metadata.clone(), store, &broker.metrics));
     ready.store(true, Ordering::Release);
     Ok(Node {
         broker,
@@ -239,6 +251,8 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         groups: group_task,
         registration,
         tier_writer,
+        #[cfg(feature = "lake")]
+        lake,
         started_in: begin.elapsed(),
     })
 }
@@ -414,6 +428,11 @@ impl Node {
     /// Controlled shutdown.
     pub async fn shutdown(self) {
         self.ready.store(false, Ordering::Release);
+        // What was read for tables and not committed is read again by the next committer.
+        #[cfg(feature = "lake")]
+        if let Some(lake) = &self.lake {
+            lake.shutdown().await;
+        }
         // ORDER: where others can lead, they take over while this broker still answers, and its clients find them at once.
         // Where nobody can, what is under way is answered first: it would be refused without a leader.
         let moves_first = self.has_successors();

@@ -59,7 +59,8 @@ pub fn check_topic(
             "conflict topic config setting min.compaction.lag.ms ({least}) > max.compaction.lag.ms ({most})"
         ));
     }
-    super::remote::check(&values, before)
+    super::remote::check(&values, before)?;
+    values.check_lake(node)
 }
 
 fn check_values(scope: Scope, what: &str, after: &Configs) -> Result<(), String> {

@@ -208,7 +208,7 @@ impl<'a> TopicValues<'a> {
             .or_else(|| self.broker.default_for(key))
     }
 
-    fn value(&self, name: &str) -> Option<Value> {
+    pub(super) fn value(&self, name: &str) -> Option<Value> {
         let key = table::find(Scope::Topic, name)?;
         key.parse(&self.text(key)?).ok()
     }
@@ -220,7 +220,7 @@ impl<'a> TopicValues<'a> {
         }
     }
 
-    fn word(&self, name: &str) -> String {
+    pub(super) fn word(&self, name: &str) -> String {
         match self.value(name) {
             Some(Value::Text(text)) => text,
             _ => String::new(),

@@ -6,6 +6,7 @@ use ottla_raft::Image;
 
 use super::NodeConfig;
 use super::effective::TopicValues;
+use super::table::Value;
 
 /// Of the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ impl NodeConfig {
 
 impl TopicValues<'_> {
     fn lake(&self, topic: &str) -> Option<LakeTopic> {
-        if self.word("ottla.lake.enable") != "true" {
+        if self.value("ottla.lake.enable") != Some(Value::Boolean(true)) {
             return None;
         }
         let named = self.word("ottla.lake.table");
@@ -69,14 +70,18 @@ impl TopicValues<'_> {
     }
 
     /// What must hold between the keys. The error is a sentence for whoever sets them.
-    pub(super) fn check_lake(&self) -> Result<(), String> {
+    pub(super) fn check_lake(&self, node: &NodeConfig) -> Result<(), String> {
         // The name of a topic that is about to be made does not matter here.
         let Some(table) = self.lake("topic") else { return Ok(()) };
         if cfg!(not(feature = "lake")) {
             return Err("ottla.lake.enable: this build of Ottla has no tables".into());
         }
-        if !self.has_tier() {
-            return Err("ottla.lake.enable: tables are kept in the store of ottla.tier.url, and this broker has none".into());
+        // A node that is only a controller judges, too, and keeps no tables.
+        if node.roles.broker && node.tier.is_none() {
+            return Err(
+                "ottla.lake.enable: tables are kept in the store of ottla.tier.url, and this broker has none"
+                    .into(),
+            );
         }
         match &table.schema {
             LakeSchema::Json(text) if text.is_empty() => {

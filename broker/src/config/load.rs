@@ -98,6 +98,7 @@ impl Loader {
                 segment_ms_max: self.duration("ottla.tier.segment.ms.max"),
                 delete_grace: self.duration("ottla.tier.delete.grace.ms"),
             },
+            lake: LakeConfig { database: self.text("ottla.lake.database").unwrap_or_default() },
             metrics_listener: self.metrics_listener(),
             network: NetworkConfig {
                 request_bytes_max: self.size("socket.request.max.bytes"),

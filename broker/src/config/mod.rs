@@ -6,6 +6,7 @@
 
 pub mod alter;
 pub mod effective;
+mod lake;
 mod load;
 mod properties;
 mod reference;
@@ -27,6 +28,7 @@ use ottla_raft::quorum::ConfigCheck;
 use ottla_raft::{BrokerId, ClusterId, Image, Metadata, StaticSettings};
 use table::{Effect, Scope};
 
+pub use lake::{LakeConfig, LakeSchema, LakeTopic};
 pub use tier::{S3Settings, TierConfig, TierPlace};
 
 use crate::replica::TopicSettingsOf;
@@ -60,6 +62,7 @@ pub struct NodeConfig {
     /// all of its cluster and has `remote.log.storage.system.enable`.
     pub tier: Option<TierConfig>,
     pub tier_write: TierWriteConfig,
+    pub lake: LakeConfig,
     /// `host:port` of the endpoint for metrics and health; `None` when it is switched off (empty value).
     pub metrics_listener: Option<String>,
     pub network: NetworkConfig,

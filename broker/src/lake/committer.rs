@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_batch::{LeaderEpoch, Offset};
-use ottla_lake::catalog::{CatalogError, TableName};
+use ottla_lake::catalog::TableName;
 use ottla_lake::convert::{Converted, Mode, Options};
 use ottla_lake::data_file::DataFile;
 use ottla_lake::json_schema::JsonSchema;
 use ottla_lake::schema::TableSchema;
-use ottla_lake::table::{Advance, Append, Appended, Origin, Partitioning, StagedFile, Table, TableAt, TableError};
+use ottla_lake::table::{
+    Advance, Append, Appended, Origin, Partitioning, StagedFile, Table, TableAt, TableError,
+};
 use ottla_raft::TopicId;
 use tokio::task::JoinError;
 use tokio::time::Instant;
@@ -95,10 +97,8 @@ impl Side {
 
 impl Committer {
     pub fn new(context: Arc<Context>, topic: TopicId, assignment: Assignment) -> Committer {
-        let name = TableName {
-            database: context.lake.database.clone(),
-            table: assignment.table.table.clone(),
-        };
+        let name =
+            TableName { database: context.lake.database.clone(), table: assignment.table.table.clone() };
         let at = TableAt {
             warehouse: Arc::clone(&context.warehouse),
             catalog: Arc::clone(&context.catalog),
@@ -155,7 +155,9 @@ impl Committer {
         let mut turn_ends = Instant::now() + self.assignment.table.lag;
         loop {
             self.take_turn(&mut state, turn_ends).await?;
-            turn_ends = (turn_ends + self.assignment.table.lag).max(Instant::now());
+            // A commit that took long is not followed by one of next to nothing.
+            let lag = self.assignment.table.lag;
+            turn_ends = (turn_ends + lag).max(Instant::now() + lag / 2);
         }
     }
 
@@ -182,8 +184,7 @@ impl Committer {
             let is_over = Instant::now() >= ends;
             if is_over || conversion.is_full() {
                 records += conversion.records();
-                let full = std::mem::replace(&mut conversion, self.conversion(state));
-                self.store(state, full).await?;
+                self.store(state, conversion).await?;
                 conversion = self.conversion(state);
             }
             if is_over {
@@ -235,7 +236,12 @@ impl Committer {
         Ok(())
     }
 
-    async fn stage(&self, side: &mut Side, files: Vec<DataFile>, schema: &TableSchema) -> Result<(), CommitError> {
+    async fn stage(
+        &self,
+        side: &mut Side,
+        files: Vec<DataFile>,
+        schema: &TableSchema,
+    ) -> Result<(), CommitError> {
         if files.is_empty() {
             return Ok(());
         }
@@ -245,8 +251,7 @@ impl Committer {
         let Some(table) = &side.table else { return Ok(()) };
         for file in files {
             self.counters.on_file(&file, side.at.name != self.at.name);
-            let epoch: LeaderEpoch = self.assignment.leader_epoch;
-            let staged = self.insist(async || table.stage(file.clone(), epoch, clock::now()).await).await?;
+            let staged = self.stage_one(table, file).await?;
             side.staged.push(staged);
         }
         Ok(())
@@ -257,13 +262,9 @@ impl Committer {
             true => Partitioning::Day,
             false => Partitioning::None,
         };
-        match at.create(schema, partitioning, clock::now()).await {
-            Ok(table) => {
-                tracing::info!(topic = %self.assignment.topic, table = %at.name, "made the table");
-                Ok(table)
-            }
-            Err(error) => Err(error),
-        }
+        let table = at.create(schema, partitioning, clock::now()).await?;
+        tracing::info!(topic = %self.assignment.topic, table = %at.name, "made the table");
+        Ok(table)
     }
 
     async fn commit(&self, state: &mut State) -> Result<(), CommitError> {
@@ -287,7 +288,9 @@ impl Committer {
         let Some(table) = &mut side.table else { return Ok(()) };
         let advance: BTreeMap<i32, Advance> = converted
             .iter()
-            .map(|(partition, to)| (*partition, Advance { from: side.committed.get(partition).copied(), to: *to }))
+            .map(|(partition, to)| {
+                (*partition, Advance { from: side.committed.get(partition).copied(), to: *to })
+            })
             .filter(|(_, advance)| advance.from.is_none_or(|from| from < advance.to))
             .collect();
         let append = Append { origin: &self.origin, advance: &advance, schema, files: &side.staged };
@@ -311,17 +314,18 @@ impl Committer {
     }
 
     /// Again and again as long as the store is away.
-    async fn insist<T>(&self, mut call: impl AsyncFnMut() -> Result<T, TableError>) -> Result<T, TableError> {
+    async fn stage_one(&self, table: &Table, file: DataFile) -> Result<StagedFile, TableError> {
+        let epoch = LeaderEpoch(self.assignment.leader_epoch.0);
         let mut pause = PAUSE_MIN;
         loop {
-            match call().await {
+            match table.stage(file.clone(), epoch, clock::now()).await {
                 Err(error) if error.is_passing() => {
                     self.counters.on_error();
-                    tracing::debug!(topic = %self.assignment.topic, %error, "a file of the table is stored again");
+                    tracing::debug!(table = %self.at.name, %error, "a file of the table is stored again");
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(PAUSE_MAX);
                 }
-                result => return result,
+                staged => return staged,
             }
         }
     }

@@ -1,11 +1,10 @@
 //! Fetched batches to files of a table. All of it computes and waits for nobody; the committer runs it beside the runtime's
 //! workers.
 
-use std::collections::BTreeMap;
 use std::mem;
 
-use ottla_batch::{Offset, Record};
-use ottla_clients::consumer::{FetchConfig, decode_records};
+use ottla_batch::Record;
+use ottla_clients::consumer::fetcher::{FetchConfig, decode_records};
 use ottla_lake::convert::{ConvertError, Converted, Converter, Mode, Options};
 use ottla_lake::record::Record as Row;
 use ottla_lake::schema::{Source, TableSchema};
@@ -35,7 +34,12 @@ pub struct Conversion {
 
 enum Stage {
     /// A new table: its columns come from the first records.
-    Sampling { schema: TableSchema, records: Vec<(i32, Vec<Record>)>, count: usize, bytes: usize },
+    Sampling {
+        schema: TableSchema,
+        records: Vec<(i32, Vec<Record>)>,
+        count: usize,
+        bytes: usize,
+    },
     Converting(Box<Converter>),
 }
 
@@ -44,7 +48,9 @@ impl Conversion {
     pub fn new(schema: TableSchema, last_field_id: i32, options: Options) -> Conversion {
         let has_members = schema.columns().iter().any(|column| matches!(column.source, Source::Member(_)));
         let stage = match options.mode {
-            Mode::Infer if !has_members => Stage::Sampling { schema, records: Vec::new(), count: 0, bytes: 0 },
+            Mode::Infer if !has_members => {
+                Stage::Sampling { schema, records: Vec::new(), count: 0, bytes: 0 }
+            }
             Mode::Infer | Mode::Fixed | Mode::Raw => {
                 Stage::Converting(Box::new(Converter::new(schema, last_field_id, options.clone())))
             }
@@ -77,7 +83,8 @@ impl Conversion {
     }
 
     pub fn push(&mut self, fetched: &Fetched) -> Result<(), ConversionError> {
-        let decoded = decode_records(&fetched.batches, fetched.position, &fetched.aborted, &FetchConfig::default());
+        let decoded =
+            decode_records(&fetched.batches, fetched.position, &fetched.aborted, &FetchConfig::default());
         let decoded = decoded.map_err(|reason| ConversionError::Batches {
             partition: fetched.partition,
             position: fetched.position,
@@ -104,7 +111,8 @@ impl Conversion {
     pub fn end_sampling(&mut self) {
         let Stage::Sampling { schema, records, .. } = &mut self.stage else { return };
         let (mut schema, records) = (mem::replace(schema, TableSchema::of_records()), mem::take(records));
-        let values = records.iter().flat_map(|(_, records)| records).filter_map(|record| record.value.as_deref());
+        let values =
+            records.iter().flat_map(|(_, records)| records).filter_map(|record| record.value.as_deref());
         let last_field_id = schema.last_field_id();
         schema.learn(values.take(SAMPLE_RECORDS));
         let mut converter = Converter::new(schema, last_field_id, self.options.clone());
@@ -147,6 +155,3 @@ fn push_all(converter: &mut Converter, partition: i32, records: &[Record]) {
         });
     }
 }
-
-/// Where each partition stands behind what was converted.
-pub type NextOffsets = BTreeMap<i32, Offset>;

@@ -47,7 +47,8 @@ impl Counters {
             let help = "Bytes of data files stored for tables";
             registry.register_with_unit("stored", help, Unit::Bytes, counters.bytes.clone());
             registry.register("commits", "Commits of tables", counters.commits.clone());
-            let help = "Commits that began anew because somebody else had changed the table, or an answer was lost";
+            let help =
+                "Commits that began anew because somebody else had changed the table, or an answer was lost";
             registry.register("commit_conflicts", help, counters.conflicts.clone());
             let help = "Failed attempts: store or catalog away, a table that is not fit; nothing is lost";
             registry.register("errors", help, counters.errors.clone());

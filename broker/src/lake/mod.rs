@@ -162,7 +162,8 @@ fn assignments(config: &NodeConfig, image: &Image) -> BTreeMap<TopicId, Assignme
         let topic = image.topic_by_name(name)?;
         let first = topic.partition(0).filter(|partition| partition.leader == Some(local))?;
         let table = config.lake_of(image, name)?;
-        let assignment = Assignment { topic: Arc::clone(&topic.name), leader_epoch: first.leader_epoch, table };
+        let assignment =
+            Assignment { topic: Arc::clone(&topic.name), leader_epoch: first.leader_epoch, table };
         Some((topic.id, assignment))
     };
     names.filter_map(|resource| assignment(&resource.name)).collect()

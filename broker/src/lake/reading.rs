@@ -163,7 +163,9 @@ impl Reading {
                 // No session: every request says all it wants.
                 .with_session_id(0)
                 .with_session_epoch(-1)
-                .with_topics(vec![FetchTopic::default().with_topic_id(self.topic.0).with_partitions(partitions)]);
+                .with_topics(vec![
+                    FetchTopic::default().with_topic_id(self.topic.0).with_partitions(partitions),
+                ]);
             let known = self.connections.get(&leader).filter(|known| known.address() == address).cloned();
             let client_id = format!("ottla-lake-{}", self.config.node_id);
             self.busy.insert(leader);
@@ -188,7 +190,8 @@ impl Reading {
         if response.error_code != 0 {
             self.leader_pauses.insert(leader, Instant::now() + RETRY_PAUSE);
         }
-        for topic in response.responses.into_iter().filter(|topic| topic.topic_id == self.topic.0) {
+        let id = self.topic.0;
+        for topic in response.responses.into_iter().filter(|topic| topic.topic_id == id) {
             for data in topic.partitions {
                 self.on_partition(leader, &connection, data).await;
             }
@@ -265,7 +268,12 @@ impl Reading {
     }
 }
 
-async fn fetch(known: Option<Arc<Connection>>, address: String, client_id: String, request: FetchRequest) -> Answer {
+async fn fetch(
+    known: Option<Arc<Connection>>,
+    address: String,
+    client_id: String,
+    request: FetchRequest,
+) -> Answer {
     let connection = match known.filter(|known| !known.is_closed()) {
         Some(connection) => connection,
         None => Arc::new(Connection::open(&address, &client_id, CONNECT_MAX, WAIT_MAX + ANSWER_MAX).await?),

@@ -345,15 +345,17 @@ fn note_failure(
     Ok(())
 }
 
-struct Decoded {
-    records: Vec<Record>,
-    next_offset: i64,
-    bytes: usize,
+/// The records of some batches.
+pub struct Decoded {
+    pub records: Vec<Record>,
+    pub next_offset: i64,
+    /// Of the batches on the wire.
+    pub bytes: usize,
 }
 
 /// Reads the whole batches of an answer; the last may be cut off. Records before `position` are left out: a fetch answers
-/// with whole batches.
-fn decode_records(
+/// with whole batches. `aborted`: as the answer has them; their records are left out.
+pub fn decode_records(
     bytes: &Bytes,
     position: i64,
     aborted: &[AbortedTransaction],

@@ -6,6 +6,7 @@
 
 mod group;
 mod group_resource;
+mod lake;
 mod log;
 mod network;
 mod node;
@@ -100,6 +101,8 @@ pub enum Check {
     ConnectionOverrides,
     /// `latest`, `earliest` or `by_duration:` with an ISO 8601 duration.
     OffsetReset,
+    /// Of a table or database.
+    LakeName,
 }
 
 /// How a key of the broker can be changed while it runs.
@@ -246,6 +249,7 @@ impl Key {
             Check::ThrottledReplicas => "`*` or a list of partition:broker".to_owned(),
             Check::ConnectionOverrides => "a list of address:count".to_owned(),
             Check::OffsetReset => "latest, earliest or by_duration:PnDTnHnMn.nS".to_owned(),
+            Check::LakeName => "lower-case letters, digits and underscores".to_owned(),
         }
     }
 }
@@ -297,6 +301,7 @@ impl Check {
             {
                 Err("Value must be latest, earliest or by_duration:PnDTnHnMn.nS".into())
             }
+            (Check::LakeName, Value::Text(text)) => crate::config::lake::check_name(text),
             _ => Ok(()),
         }
     }
@@ -358,6 +363,7 @@ const PARTS: &[&[Key]] = &[
     group::KEYS,
     transaction::KEYS,
     remote::KEYS,
+    lake::KEYS,
     tier::KEYS,
     security::KEYS,
     topic::KEYS,

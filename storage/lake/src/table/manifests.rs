@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::io::FileIO;
 use iceberg::spec::{
@@ -47,8 +48,9 @@ impl TableAt {
 
     /// Of several manifests, in their order. All are in memory at once: for a bounded number of them.
     pub async fn read_live_of(&self, manifests: &[&ManifestFile]) -> Result<Vec<LiveFile>, TableError> {
-        let read = stream::iter(manifests.iter().map(|manifest| self.read_live(manifest)));
-        Ok(read.buffered(READS_MAX).try_collect::<Vec<_>>().await?.concat())
+        // Boxed, or no future that awaits this one is found to be `Send`.
+        let read: Vec<_> = manifests.iter().map(|manifest| self.read_live(manifest).boxed()).collect();
+        Ok(stream::iter(read).buffered(READS_MAX).try_collect::<Vec<_>>().await?.concat())
     }
 
     /// Writes a manifest of data files under that name and answers its row of the list.

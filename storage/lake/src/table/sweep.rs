@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{Manifest, ManifestFile};
 use ottla_storage::batch::TimestampMs;
@@ -97,13 +98,15 @@ impl Table {
             self.metadata().snapshots().map(|snapshot| snapshot.manifest_list().to_owned()).collect();
         reachable.extend(lists.iter().filter_map(|list| id_of(list)));
         let mut read =
-            stream::iter(lists.iter().map(|list| self.at.read_list(list))).buffer_unordered(READS_MAX);
+            stream::iter(lists.iter().map(|list| self.at.read_list(list).boxed()).collect::<Vec<_>>())
+                .buffer_unordered(READS_MAX);
         while let Some(list) = read.try_next().await? {
             manifests.extend(list.into_iter().map(|manifest| (manifest.manifest_path.clone(), manifest)));
         }
         reachable.extend(manifests.keys().filter_map(|path| id_of(path)));
         let mut read =
-            stream::iter(manifests.keys().map(|path| self.ids_in(path))).buffer_unordered(READS_MAX);
+            stream::iter(manifests.keys().map(|path| self.ids_in(path).boxed()).collect::<Vec<_>>())
+                .buffer_unordered(READS_MAX);
         while let Some(ids) = read.try_next().await? {
             reachable.extend(ids);
         }

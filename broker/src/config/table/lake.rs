@@ -1,0 +1,30 @@
+//! Topics as tables.
+
+use super::Check::*;
+use super::Default::*;
+use super::Effect::*;
+use super::Kind::*;
+use super::Update::*;
+use super::{Key, key, topic};
+
+#[rustfmt::skip] // One key is one row.
+pub(super) const KEYS: &[Key] = &[
+    key("ottla.lake.database", String, Is("ottla"), LakeName, ReadOnly, Used,
+        "Database of the catalog that topics' tables are in."),
+    key("ottla.lake.catalog", String, Is("none"), OneOf(&["none"]), ReadOnly, Used,
+        "Where tables are entered: `none`, in the store of `ottla.tier.url` itself, beside each table."),
+    topic("ottla.lake.enable", Boolean, Is("false"), Any, Used, &[],
+        "Whether the topic's records are also the rows of an Iceberg table, from its first record on."),
+    topic("ottla.lake.table", String, Null, LakeName, Used, &[],
+        "Name of the topic's table; when it is not set, the topic's in lower case, with underscores for what is neither letter nor digit."),
+    topic("ottla.lake.schema", String, Is("infer"), OneOf(&["infer", "json-schema", "raw"]), Used, &[],
+        "Columns: `infer`, from the values, which are JSON objects; `json-schema`, those of `ottla.lake.json.schema`; `raw`, one column with the value."),
+    topic("ottla.lake.json.schema", String, Null, Any, Used, &[],
+        "JSON Schema of the values when `ottla.lake.schema` is `json-schema`."),
+    topic("ottla.lake.partition", String, Is("day(kafka_timestamp)"), OneOf(&["day(kafka_timestamp)", "none"]), Used, &[],
+        "How a new table's files are divided: `day(kafka_timestamp)` or `none`."),
+    topic("ottla.lake.lag.ms", Long, Is("60000"), AtLeast(5000), Used, &[],
+        "How often what was produced is committed to the table."),
+    topic("ottla.lake.retention.ms", Long, Is("-1"), AtLeast(-1), Used, &[],
+        "How long rows stay in the table, whatever the topic's retention; -1: for ever."),
+];
