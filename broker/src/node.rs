@@ -239,9 +239,12 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
     let broker = Arc::new(Broker { config, metadata, replicas, groups, tier, metrics, addresses });
     server.open(broker.clone());
     #[cfg(feature = "lake")]
-    let lake = store
-        .as_ref()
-        .map(|store| Lake::start(broker.config.clone(), broker.metadata.clone(), store, &broker.metrics));
+    let lake = match store.filter(|_| broker.config.roles.broker) {
+        Some(store) => Some(
+            Lake::start(broker.config.clone(), broker.metadata.clone(), &store, &disk, &broker.metrics).await,
+        ),
+        None => None,
+    };
     ready.store(true, Ordering::Release);
     Ok(Node {
         broker,

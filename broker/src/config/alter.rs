@@ -199,6 +199,12 @@ mod tests {
         );
         assert!(topic("remote.storage.enable", "true").is_some());
         assert!(topic("ottla.durability", "maybe").is_some());
+        assert!(topic("ottla.lake.lag.ms", "4999").is_some_and(|reason| reason.contains("at least 5000")));
+        assert!(
+            topic("ottla.lake.table", "Upper").is_some_and(|reason| reason.contains("lower-case letters"))
+        );
+        assert!(topic("ottla.lake.enable", "true").is_some_and(|reason| reason.contains("ottla.tier.url")));
+        assert_eq!(topic("ottla.lake.json.schema", "{"), None, "counts only with ottla.lake.enable");
         let lags = [("min.compaction.lag.ms", "100"), ("max.compaction.lag.ms", "10")];
         assert!(refusal(ConfigResource::topic("t"), &lags).is_some());
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use ottla_raft::Image;
 
 use super::NodeConfig;
+#[cfg(feature = "glue")]
+use super::S3Settings;
 use super::effective::TopicValues;
 use super::table::Value;
 
@@ -13,6 +15,23 @@ use super::table::Value;
 pub struct LakeConfig {
     /// `ottla.lake.database`
     pub database: String,
+    pub catalog: LakeCatalog,
+}
+
+/// `ottla.lake.catalog`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LakeCatalog {
+    /// In the store itself.
+    None,
+    #[cfg(feature = "glue")]
+    Glue {
+        /// `ottla.lake.glue.endpoint`
+        endpoint: Option<String>,
+        /// `ottla.lake.glue.catalog.id`
+        catalog_id: Option<String>,
+        /// Whose region, credentials and patience the catalog shares.
+        s3: S3Settings,
+    },
 }
 
 /// Of a topic with `ottla.lake.enable`.

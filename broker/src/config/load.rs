@@ -2,6 +2,7 @@
 //! stops at the first problem: an operator sees all of them at once.
 
 mod cluster;
+mod lake;
 mod tier;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +86,7 @@ impl Loader {
                 waiting_max: self.size("remote.log.reader.max.pending.tasks"),
                 quota_window: self.quota_window("remote.log.manager.fetch"),
             },
+            lake: self.lake(tier.as_ref()),
             tier,
             tier_write: TierWriteConfig {
                 interval: self.duration("remote.log.manager.task.interval.ms"),
@@ -98,7 +100,6 @@ impl Loader {
                 segment_ms_max: self.duration("ottla.tier.segment.ms.max"),
                 delete_grace: self.duration("ottla.tier.delete.grace.ms"),
             },
-            lake: LakeConfig { database: self.text("ottla.lake.database").unwrap_or_default() },
             metrics_listener: self.metrics_listener(),
             network: NetworkConfig {
                 request_bytes_max: self.size("socket.request.max.bytes"),

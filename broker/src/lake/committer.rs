@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::conversion::{Conversion, ConversionError};
 use super::counters::TableCounters;
+use super::maintenance::Maintenance;
 use super::reading::{Fetched, Reading};
 use super::{Assignment, Context};
 use crate::clock;
@@ -39,7 +40,6 @@ const SAMPLE_MAX: Duration = Duration::from_secs(5);
 /// Between attempts, doubling.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Compaction looks at the table after so many commits.
 const ZSTD_LEVEL: i32 = 1;
 
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +97,10 @@ impl Side {
 
 impl Committer {
     pub fn new(context: Arc<Context>, topic: TopicId, assignment: Assignment) -> Committer {
-        let name =
-            TableName { database: context.lake.database.clone(), table: assignment.table.table.clone() };
+        let name = TableName {
+            database: context.config.lake.database.clone(),
+            table: assignment.table.table.clone(),
+        };
         let at = TableAt {
             warehouse: Arc::clone(&context.warehouse),
             catalog: Arc::clone(&context.catalog),
@@ -112,6 +114,16 @@ impl Committer {
 
     /// Runs until it is dropped.
     pub async fn run(self) {
+        let maintenance = Maintenance {
+            context: &self.context,
+            counters: &self.counters,
+            table: &self.assignment.table,
+            at: &self.at,
+        };
+        futures::join!(self.commit_for_ever(), maintenance.run());
+    }
+
+    async fn commit_for_ever(&self) {
         let mut pause = PAUSE_MIN;
         let mut said = String::new();
         loop {

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use ottla_lake::data_file::DataFile;
+use ottla_lake::table::Maintained;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -31,6 +32,8 @@ pub struct Counters {
     errors: Family<Label, Counter>,
     quarantined: Family<Label, Counter>,
     gaps: Family<Label, Counter>,
+    joined: Family<Label, Counter>,
+    expired: Family<Label, Counter>,
 }
 
 impl Counters {
@@ -56,6 +59,16 @@ impl Counters {
             registry.register("quarantined", help, counters.quarantined.clone());
             let help = "Offsets that retention removed before they were in the table";
             registry.register("gap_records", help, counters.gaps.clone());
+            registry.register(
+                "joined_files",
+                "Small data files that became parts of larger ones",
+                counters.joined.clone(),
+            );
+            registry.register(
+                "expired_rows",
+                "Rows removed by ottla.lake.retention.ms",
+                counters.expired.clone(),
+            );
         });
         counters
     }
@@ -73,6 +86,8 @@ impl Counters {
             errors: self.errors.get_or_create(&label).clone(),
             quarantined: self.quarantined.get_or_create(&label).clone(),
             gaps: self.gaps.get_or_create(&label).clone(),
+            joined: self.joined.get_or_create(&label).clone(),
+            expired: self.expired.get_or_create(&label).clone(),
         }
     }
 
@@ -100,6 +115,8 @@ pub struct TableCounters {
     errors: Counter,
     quarantined: Counter,
     gaps: Counter,
+    joined: Counter,
+    expired: Counter,
 }
 
 impl TableCounters {
@@ -120,6 +137,11 @@ impl TableCounters {
 
     pub fn on_error(&self) {
         self.errors.inc();
+    }
+
+    pub fn on_maintained(&self, done: &Maintained) {
+        self.joined.inc_by(done.joined_files as u64);
+        self.expired.inc_by(done.removed_rows);
     }
 
     pub fn on_gap(&self, records: u64) {

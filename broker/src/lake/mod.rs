@@ -4,14 +4,17 @@
 //! - [`reading`]: committed records of all partitions, by Fetch from their leaders, this broker among them: so that what lies in the
 //!   tier, transactions and changes of leaders need no second path.
 //! - [`conversion`]: records to files, off the runtime's workers.
+//! - [`maintenance`]: compaction, retention and the sweeping of what belongs to no snapshot, beside the commits.
 //! - [`counters`]: how far each table is behind.
 //!
 //! Nothing of this is in the way of a produce: it reads as any consumer does. That each record is in its table once does not rest on
 //! there being one committer, but on the offsets in the table (`ottla_lake::table`); one is only quicker than several.
 
+mod catalog;
 mod committer;
 mod conversion;
 mod counters;
+mod maintenance;
 mod reading;
 
 use std::collections::BTreeMap;
@@ -20,14 +23,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ottla_lake::catalog::Catalog;
-use ottla_lake::file_catalog::FileCatalog;
+use ottla_lake::table::Scratch;
 use ottla_lake::warehouse::Warehouse;
 use ottla_raft::{BrokerId, ConfigResourceType, Image, LeaderEpoch, Metadata, TopicId};
+use ottla_storage::disk::Disk;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{LakeConfig, LakeTopic, NodeConfig, TierPlace};
+use crate::config::{LakeTopic, NodeConfig, TierPlace};
 use crate::metrics::Metrics;
 use crate::tier::open::TierStore;
 use committer::Committer;
@@ -38,6 +42,8 @@ const BYTES_MAX: usize = 256 << 20;
 /// Of one table: what makes files of some 16 MiB.
 const TABLE_BYTES_MAX: usize = 128 << 20;
 const TABLE_BYTES_MIN: usize = 8 << 20;
+/// In the first log directory; no topic has this name. What a crash leaves of it is written over.
+const SCRATCH: &str = "ottla-lake.tmp";
 /// Metadata changes that come within it are looked at together.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,13 +56,16 @@ pub struct Lake {
 /// What all committers of a broker share.
 struct Context {
     config: Arc<NodeConfig>,
-    lake: LakeConfig,
     metadata: Metadata,
     warehouse: Arc<Warehouse>,
     catalog: Arc<dyn Catalog>,
     counters: Counters,
     /// Conversions at the same time: one, so that they leave the other cores to those who wait for an answer.
     converting: Semaphore,
+    /// Tables that are maintained at the same time: one.
+    maintaining: Semaphore,
+    /// For who has the permit to maintain.
+    scratch: Scratch,
     tables: AtomicUsize,
 }
 
@@ -79,20 +88,31 @@ struct Assignment {
 
 impl Lake {
     /// Needs a tokio runtime.
-    pub fn start(config: Arc<NodeConfig>, metadata: Metadata, store: &TierStore, metrics: &Metrics) -> Lake {
+    pub async fn start(
+        config: Arc<NodeConfig>,
+        metadata: Metadata,
+        store: &TierStore,
+        disk: &Disk,
+        metrics: &Metrics,
+    ) -> Lake {
         let url = match &store.place {
-            TierPlace::Directory(path) => format!("file://{}", path.display()),
+            TierPlace::Directory(path) => {
+                // Iceberg's files name each other by absolute locations.
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!("file://{}", path.display())
+            }
             TierPlace::Bucket { bucket, .. } => format!("s3://{bucket}"),
         };
         let warehouse = Arc::new(Warehouse::new(Arc::clone(&store.store), &url, &store.prefix));
         let context = Arc::new(Context {
-            lake: config.lake.clone(),
-            catalog: Arc::new(FileCatalog::new(Arc::clone(&warehouse))),
+            catalog: catalog::open(&config, Arc::clone(&warehouse)).await,
+            scratch: Scratch { disk: disk.clone(), path: config.log_dirs[0].join(SCRATCH) },
             config,
             metadata,
             warehouse,
             counters: Counters::register(metrics),
             converting: Semaphore::new(1),
+            maintaining: Semaphore::new(1),
             tables: AtomicUsize::new(0),
         });
         let stop = watch::Sender::new(false);

@@ -65,7 +65,9 @@ pub struct Reading {
     /// Leaders and partitions that are not asked before then.
     leader_pauses: HashMap<BrokerId, Instant>,
     partition_pauses: HashMap<i32, Instant>,
-    /// Records that were gone before they were read.
+    /// Partitions of which something was read, or is in the table.
+    begun: HashSet<i32>,
+    /// Records of those that were gone before they were read.
     gap: u64,
 }
 
@@ -85,6 +87,7 @@ impl Reading {
             metadata,
             topic,
             name: StrBytes::from_string(name.to_owned()),
+            begun: positions.keys().copied().collect(),
             positions,
             ends: BTreeMap::new(),
             connections: HashMap::new(),
@@ -225,6 +228,7 @@ impl Reading {
         };
         let next_offset = next_offset.max(position);
         self.positions.insert(partition, next_offset);
+        self.begun.insert(partition);
         let aborted = data.aborted_transactions.unwrap_or_default();
         self.ready.push_back(Fetched { partition, position, next_offset, batches, aborted });
     }
@@ -250,7 +254,10 @@ impl Reading {
             self.partition_pauses.insert(partition, Instant::now() + RETRY_PAUSE);
             return Ok(());
         };
-        if start > position {
+        if start > position && !self.begun.contains(&partition) {
+            // A table begins where its topic does.
+            self.positions.insert(partition, start);
+        } else if start > position {
             tracing::error!(
                 topic = %self.name, partition, from = position, to = start,
                 "records were deleted before they came into the topic's table"

@@ -7,7 +7,7 @@ use ottla_aws::access::Access;
 use ottla_aws::s3::{S3Config, S3Store, is_amazon};
 use ottla_batch::TimestampMs;
 
-use crate::config::TierConfig;
+use crate::config::{S3Settings, TierConfig};
 use crate::{clock, threads};
 
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
@@ -23,19 +23,24 @@ pub(super) async fn open(config: &TierConfig, bucket: &str, prefix: &str) -> Arc
         endpoint: s3.endpoint.clone(),
         path_style: s3.path_style,
         sse_kms_key_id: s3.sse_kms_key_id.clone(),
-        access: Access {
-            region: s3.region.clone(),
-            credentials: None,
-            role_arn: s3.role_arn.clone(),
-            role_external_id: s3.role_external_id.clone(),
-            connect_timeout: s3.connect_timeout,
-            request_timeout: s3.request_timeout,
-            retries: s3.retries,
-        },
+        access: access(s3),
     };
     let store = S3Store::open(s3, threads::beside()).await;
     tokio::spawn(reach(store.clone(), prefix.to_owned()));
     Arc::new(store)
+}
+
+/// How this node reaches Amazon's services, or others of their kind.
+pub(crate) fn access(s3: &S3Settings) -> Access {
+    Access {
+        region: s3.region.clone(),
+        credentials: None,
+        role_arn: s3.role_arn.clone(),
+        role_external_id: s3.role_external_id.clone(),
+        connect_timeout: s3.connect_timeout,
+        request_timeout: s3.request_timeout,
+        retries: s3.retries,
+    }
 }
 
 /// Asks until the bucket answers, says what keeps it from that, and clears away what writers left that died.

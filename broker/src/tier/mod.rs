@@ -9,7 +9,7 @@
 //! newest one and where it ends ([`ottla_raft::TierPosition`]), so that every replica knows which to load, and what may go from its disk.
 
 #[cfg(feature = "s3")]
-mod bucket;
+pub(crate) mod bucket;
 pub mod manifests;
 pub mod open;
 pub mod read;
