@@ -32,12 +32,12 @@ class Steady(threading.Thread):
         super().__init__(daemon=True)
         self._producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5,
                                    "message.timeout.ms": 180_000})
-        self._topic, self._stop = topic, threading.Event()
+        self._topic, self._done = topic, threading.Event()
         self.sent, self.failures = 0, []
         self.start()
 
     def run(self) -> None:
-        while not self._stop.wait(0.002):
+        while not self._done.wait(0.002):
             value = json.dumps({"Id": self.sent, "Price": self.sent + 0.5, "Index": f"i{self.sent % 7}"})
             self._producer.produce(self._topic, value, key=str(self.sent), on_delivery=self._on_delivery)
             self.sent += 1
@@ -48,7 +48,7 @@ class Steady(threading.Thread):
             self.failures.append(error)
 
     def finish(self) -> int:
-        self._stop.set()
+        self._done.set()
         self.join()
         assert self._producer.flush(180) == 0 and not self.failures, self.failures[:3]
         return self.sent
