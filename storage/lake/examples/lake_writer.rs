@@ -91,7 +91,13 @@ async fn commit(
     lines: &[Vec<u8>],
     first: i64,
 ) -> Result<i64, Box<dyn std::error::Error>> {
-    let options = Options { mode: Mode::Infer, is_by_day: true, zstd_level: 1, bytes_max: 256 << 20 };
+    let options = Options {
+        mode: Mode::Infer,
+        is_by_day: true,
+        zstd_level: 1,
+        bytes_max: 256 << 20,
+        quarantined: Default::default(),
+    };
     let last_id = table.metadata().last_column_id();
     let mut converter = Converter::new(table.schema()?, last_id, options);
     let mut next = table.next_offsets(&origin())?;
