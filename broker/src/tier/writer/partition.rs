@@ -196,8 +196,9 @@ impl Leading {
         self.retain(replica)?;
         self.shrink(cx, replica).await?;
         if !settings.log.remote_copy_disabled {
-            self.seal(cx, replica)?;
+            // ORDER: a full disk, on which nothing can be sealed, gets room by what is copied.
             self.copy(cx, replica).await?;
+            self.seal(cx, replica)?;
         }
         self.sweep(cx, replica).await
     }
