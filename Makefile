@@ -13,7 +13,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
-.PHONY: sim sim-short sim-build tier-large tier-bench
+.PHONY: sim sim-short sim-build tier-large tier-bench stock-tables
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short cluster-short stock lake sim-short
@@ -51,6 +51,13 @@ stock: setup binary
 lake: setup binary
 	$(BEGIN)
 	$(PYTEST) tests/lake -n $(STOCK_WORKERS) --dist worksteal
+
+# The rows of a stock-market CSV in a topic, and in SQL while they come: STOCK_CSV=path, STOCK_ROUNDS=10.
+stock-tables: setup
+	$(BEGIN)
+	$(CARGO) build -p ottla
+	$(PYTHON) clients/examples/stock_tables.py --ottla $(TARGET)/debug/ottla --rounds $(or $(STOCK_ROUNDS),10) \
+	  $(or $(STOCK_CSV),clients/examples/data/stocks.csv)
 
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
 stock-kafka: setup

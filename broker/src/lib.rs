@@ -16,6 +16,7 @@
 
 pub mod api;
 mod auto_join;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data_dirs;

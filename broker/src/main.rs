@@ -29,6 +29,9 @@ enum Command {
     /// Start a node: broker and controller in one, data under ./data, clients on 127.0.0.1:9092, unless configured
     /// otherwise
     Start(StartArgs),
+    /// See the tables that topics are
+    #[cfg(feature = "lake")]
+    Lake(ottla_broker::cli::lake::LakeArgs),
     #[command(flatten)]
     Client(ottla_clients::cli::Command),
 }
@@ -67,16 +70,22 @@ const EXIT_PROTECTED: u8 = 74;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start(args),
-        Command::Client(command) => match runtime() {
-            Ok(runtime) => {
-                log_to_stderr(LogFormat::Text, "warn");
-                runtime.block_on(command.run())
-            }
-            Err(error) => {
-                eprintln!("ottla: cannot start threads: {error}");
-                ExitCode::from(EXIT_UNEXPECTED)
-            }
-        },
+        #[cfg(feature = "lake")]
+        Command::Lake(args) => run(ottla_broker::cli::lake::run(args)),
+        Command::Client(command) => run(command.run()),
+    }
+}
+
+fn run(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => {
+            log_to_stderr(LogFormat::Text, "warn");
+            runtime.block_on(command)
+        }
+        Err(error) => {
+            eprintln!("ottla: cannot start threads: {error}");
+            ExitCode::from(EXIT_UNEXPECTED)
+        }
     }
 }
 

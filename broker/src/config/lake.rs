@@ -30,7 +30,7 @@ pub enum LakeCatalog {
         /// `ottla.lake.glue.catalog.id`
         catalog_id: Option<String>,
         /// Whose region, credentials and patience the catalog shares.
-        s3: S3Settings,
+        s3: Box<S3Settings>,
     },
 }
 
@@ -116,7 +116,7 @@ impl TopicValues<'_> {
 }
 
 /// Lower-case letters, digits and underscores: what Glue and Athena take.
-fn table_name(topic: &str) -> String {
+pub fn table_name(topic: &str) -> String {
     let character = |byte: u8| match byte.to_ascii_lowercase() {
         byte @ (b'a'..=b'z' | b'0'..=b'9') => char::from(byte),
         _ => '_',

@@ -28,7 +28,7 @@ use ottla_raft::quorum::ConfigCheck;
 use ottla_raft::{BrokerId, ClusterId, Image, Metadata, StaticSettings};
 use table::{Effect, Scope};
 
-pub use lake::{LakeCatalog, LakeConfig, LakeSchema, LakeTopic};
+pub use lake::{LakeCatalog, LakeConfig, LakeSchema, LakeTopic, table_name as lake_table_name};
 pub use tier::{S3Settings, TierConfig, TierPlace};
 
 use crate::replica::TopicSettingsOf;

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_batch::{LeaderEpoch, Offset};
-use ottla_lake::catalog::TableName;
 use ottla_lake::convert::{Converted, Mode, Options};
 use ottla_lake::data_file::DataFile;
 use ottla_lake::json_schema::JsonSchema;
@@ -97,15 +96,7 @@ impl Side {
 
 impl Committer {
     pub fn new(context: Arc<Context>, topic: TopicId, assignment: Assignment) -> Committer {
-        let name = TableName {
-            database: context.config.lake.database.clone(),
-            table: assignment.table.table.clone(),
-        };
-        let at = TableAt {
-            warehouse: Arc::clone(&context.warehouse),
-            catalog: Arc::clone(&context.catalog),
-            name,
-        };
+        let at = context.tables.at(&assignment.table.table);
         let cluster_id = context.metadata.image().cluster_id.to_string();
         let origin = Origin { cluster_id, topic_id: topic.to_string() };
         let counters = context.counters.of(&assignment);

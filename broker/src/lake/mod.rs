@@ -6,6 +6,7 @@
 //! - [`conversion`]: records to files, off the runtime's workers.
 //! - [`maintenance`]: compaction, retention and the sweeping of what belongs to no snapshot, beside the commits.
 //! - [`counters`]: how far each table is behind.
+//! - [`Tables`]: where tables lie, and their catalog.
 //!
 //! Nothing of this is in the way of a produce: it reads as any consumer does. That each record is in its table once does not rest on
 //! there being one committer, but on the offsets in the table (`ottla_lake::table`); one is only quicker than several.
@@ -16,26 +17,26 @@ mod conversion;
 mod counters;
 mod maintenance;
 mod reading;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ottla_lake::catalog::Catalog;
 use ottla_lake::table::Scratch;
-use ottla_lake::warehouse::Warehouse;
 use ottla_raft::{BrokerId, ConfigResourceType, Image, LeaderEpoch, Metadata, TopicId};
 use ottla_storage::disk::Disk;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{LakeTopic, NodeConfig, TierPlace};
+use crate::config::{LakeTopic, NodeConfig};
 use crate::metrics::Metrics;
 use crate::tier::open::TierStore;
 use committer::Committer;
 use counters::Counters;
+pub use tables::Tables;
 
 /// Records in memory on their way into all tables.
 const BYTES_MAX: usize = 256 << 20;
@@ -57,8 +58,7 @@ pub struct Lake {
 struct Context {
     config: Arc<NodeConfig>,
     metadata: Metadata,
-    warehouse: Arc<Warehouse>,
-    catalog: Arc<dyn Catalog>,
+    tables: Tables,
     counters: Counters,
     /// Conversions at the same time: one, so that they leave the other cores to those who wait for an answer.
     converting: Semaphore,
@@ -66,14 +66,14 @@ struct Context {
     maintaining: Semaphore,
     /// For who has the permit to maintain.
     scratch: Scratch,
-    tables: AtomicUsize,
+    committers: AtomicUsize,
 }
 
 impl Context {
     /// How much one committer may hold.
     fn bytes_max(&self) -> usize {
-        let tables = self.tables.load(Ordering::Relaxed).max(1);
-        (BYTES_MAX / tables).clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX)
+        let committers = self.committers.load(Ordering::Relaxed).max(1);
+        (BYTES_MAX / committers).clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX)
     }
 }
 
@@ -95,25 +95,15 @@ impl Lake {
         disk: &Disk,
         metrics: &Metrics,
     ) -> Lake {
-        let url = match &store.place {
-            TierPlace::Directory(path) => {
-                // Iceberg's files name each other by absolute locations.
-                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                format!("file://{}", path.display())
-            }
-            TierPlace::Bucket { bucket, .. } => format!("s3://{bucket}"),
-        };
-        let warehouse = Arc::new(Warehouse::new(Arc::clone(&store.store), &url, &store.prefix));
         let context = Arc::new(Context {
-            catalog: catalog::open(&config, Arc::clone(&warehouse)).await,
+            tables: Tables::open(&config, store).await,
             scratch: Scratch { disk: disk.clone(), path: config.log_dirs[0].join(SCRATCH) },
             config,
             metadata,
-            warehouse,
             counters: Counters::register(metrics),
             converting: Semaphore::new(1),
             maintaining: Semaphore::new(1),
-            tables: AtomicUsize::new(0),
+            committers: AtomicUsize::new(0),
         });
         let stop = watch::Sender::new(false);
         let task = tokio::spawn(run(context, stop.subscribe()));
@@ -157,7 +147,7 @@ async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
             }
             stays
         });
-        context.tables.store(wanted.len(), Ordering::Relaxed);
+        context.committers.store(wanted.len(), Ordering::Relaxed);
         for (topic, assignment) in wanted {
             running.entry(topic).or_insert_with(|| {
                 tracing::info!(topic = %assignment.topic, table = assignment.table.table, "commits to a table");

@@ -13,11 +13,12 @@ pub mod perf;
 pub mod produce;
 pub mod topics;
 
+pub mod outcome;
+pub mod table;
+
 mod base64;
 mod moment;
-mod outcome;
 mod record_json;
-mod table;
 
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    async fn cluster(&self) -> Result<Cluster, ClientError> {
+    pub async fn cluster(&self) -> Result<Cluster, ClientError> {
         let timeout = Duration::from_secs(self.timeout);
         let config = ClusterConfig {
             bootstrap: self.bootstrap_server.clone(),
@@ -88,7 +89,7 @@ impl ConnectArgs {
 }
 
 /// `key=value`; the value may be empty and may have further equals signs.
-fn parse_key_value(text: &str) -> Result<(String, String), String> {
+pub fn parse_key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),

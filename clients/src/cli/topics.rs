@@ -291,7 +291,7 @@ pub(super) fn count(n: usize, noun: &str) -> String {
 }
 
 /// A topic id as Kafka's tools print it: 16 bytes in URL-safe base64 without padding.
-fn kafka_id(id: uuid::Uuid) -> String {
+pub fn kafka_id(id: uuid::Uuid) -> String {
     let text = super::base64::encode(id.as_bytes());
     text.trim_end_matches('=').replace('+', "-").replace('/', "_")
 }

@@ -96,7 +96,7 @@ async fn commit(
         is_by_day: true,
         zstd_level: 1,
         bytes_max: 256 << 20,
-        quarantined: Default::default(),
+        quarantined: quarantine.next_offsets(&origin())?,
     };
     let last_id = table.metadata().last_column_id();
     let mut converter = Converter::new(table.schema()?, last_id, options);

@@ -18,7 +18,7 @@ impl Loader {
             Some(tier) => LakeCatalog::Glue {
                 endpoint: self.text("ottla.lake.glue.endpoint"),
                 catalog_id: self.text("ottla.lake.glue.catalog.id"),
-                s3: tier.s3.clone(),
+                s3: Box::new(tier.s3.clone()),
             },
             #[cfg(not(feature = "glue"))]
             Some(_) => {

@@ -10,12 +10,13 @@
 //! - `commit`: the next state of the table and its swap; `append` and `replace` are the two kinds of change.
 //! - `evolve`: the columns of the next state.
 //! - `maintain`: what keeps a table quick and small; `compact` joins files, `sweep` deletes what no snapshot has.
-//! - `hive`: columns as catalogs show them.
+//! - `hive`: columns as catalogs show them; `facts`: what the table amounts to.
 
 mod append;
 mod commit;
 mod compact;
 mod evolve;
+mod facts;
 mod files;
 mod hive;
 mod maintain;
@@ -35,6 +36,7 @@ use crate::schema::{SchemaError, Source, TableSchema};
 use crate::warehouse::Warehouse;
 
 pub use append::{Advance, Append, Appended};
+pub use facts::Facts;
 pub use files::StagedFile;
 pub use maintain::{Limits, Maintained, Scratch};
 

@@ -25,7 +25,13 @@ fn scratch() -> Scratch {
 
 /// Offsets `first..end` of partition 0 as rows of that time, each with an id, and with a price from 50 on.
 async fn append_json(table: &mut Table, first: i64, end: i64, time: TimestampMs, now: TimestampMs) {
-    let options = Options { mode: Mode::Infer, is_by_day: true, zstd_level: 1, bytes_max: 1 << 20 };
+    let options = Options {
+        mode: Mode::Infer,
+        is_by_day: true,
+        zstd_level: 1,
+        bytes_max: 1 << 20,
+        quarantined: BTreeMap::new(),
+    };
     let mut converter = Converter::new(table.schema().unwrap(), table.metadata().last_column_id(), options);
     for offset in first..end {
         let value = match offset < 50 {
@@ -151,6 +157,9 @@ fn small_files_become_one_with_the_columns_of_all() {
         assert_eq!(read_rows(&table).await, expected(100));
         let summary = &table.metadata().current_snapshot().unwrap().summary().additional_properties;
         assert_eq!((summary["total-records"].as_str(), summary["total-data-files"].as_str()), ("100", "1"));
+        let facts = table.facts().await.unwrap();
+        assert_eq!((facts.rows, facts.files, facts.bytes), (100, 1, files[0].file_size_in_bytes()));
+        assert_eq!((facts.snapshots, facts.changed_at), (21, Some(NOW)));
         // Nothing is due any more, and the offsets are as they were.
         let again = table.maintain(&Limits::default(), &scratch(), NOW).await.unwrap();
         assert_eq!(again, Maintained::default());

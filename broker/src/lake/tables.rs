@@ -1,0 +1,39 @@
+//! Where tables lie and which catalog they are entered in, as a broker is configured: for committers, and for commands.
+
+use std::sync::Arc;
+
+use ottla_lake::catalog::{Catalog, TableName};
+use ottla_lake::table::TableAt;
+use ottla_lake::warehouse::Warehouse;
+
+use super::catalog;
+use crate::config::{NodeConfig, TierPlace};
+use crate::tier::open::TierStore;
+
+#[derive(Clone)]
+pub struct Tables {
+    warehouse: Arc<Warehouse>,
+    catalog: Arc<dyn Catalog>,
+    database: String,
+}
+
+impl Tables {
+    pub async fn open(config: &NodeConfig, store: &TierStore) -> Tables {
+        let url = match &store.place {
+            TierPlace::Directory(path) => {
+                // Iceberg's files name each other by absolute locations.
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!("file://{}", path.display())
+            }
+            TierPlace::Bucket { bucket, .. } => format!("s3://{bucket}"),
+        };
+        let warehouse = Arc::new(Warehouse::new(Arc::clone(&store.store), &url, &store.prefix));
+        let catalog = catalog::open(config, Arc::clone(&warehouse)).await;
+        Tables { warehouse, catalog, database: config.lake.database.clone() }
+    }
+
+    pub fn at(&self, table: &str) -> TableAt {
+        let name = TableName { database: self.database.clone(), table: table.to_owned() };
+        TableAt { warehouse: Arc::clone(&self.warehouse), catalog: Arc::clone(&self.catalog), name }
+    }
+}
