@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use ottla_broker::config::NodeConfig;
 use ottla_broker::node;
+use ottla_broker::tier::command::TierArgs;
 use tracing_subscriber::EnvFilter;
 
 /// Frames of up to a mebibyte are taken and given back on every request.
@@ -29,6 +30,8 @@ enum Command {
     /// Start a node: broker and controller in one, data under ./data, clients on 127.0.0.1:9092, unless configured
     /// otherwise
     Start(StartArgs),
+    /// Show and check what is in the remote tier; make a new cluster from it
+    Tier(TierArgs),
     /// See the tables that topics are
     #[cfg(feature = "lake")]
     Lake(ottla_broker::cli::lake::LakeArgs),
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Start(args) => start(args),
         #[cfg(feature = "lake")]
         Command::Lake(args) => run(ottla_broker::cli::lake::run(args)),
+        Command::Tier(args) => run(args.run()),
         Command::Client(command) => run(command.run()),
     }
 }
@@ -79,7 +83,7 @@ fn main() -> ExitCode {
 fn run(command: impl Future<Output = ExitCode>) -> ExitCode {
     match runtime() {
         Ok(runtime) => {
-            log_to_stderr(LogFormat::Text, "warn");
+            log_to_stderr(LogFormat::Text, LOGGED_BY_A_COMMAND);
             runtime.block_on(command)
         }
         Err(error) => {
@@ -95,6 +99,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// openraft says as an error what it also answers to whoever called it: at a clean end, that it has ended. The callers judge.
 const LOGGED_BY_A_NODE: &str = "info,openraft=error,openraft::raft::raft_inner=off,sled=warn";
+/// `ottla tier restore` is a node for a moment.
+const LOGGED_BY_A_COMMAND: &str = "warn,openraft=error,openraft::raft::raft_inner=off,sled=warn";
 
 fn start(args: StartArgs) -> ExitCode {
     log_to_stderr(args.log_format, LOGGED_BY_A_NODE);

@@ -37,6 +37,7 @@ use crate::open_files::{OpenFiles, TooFewOpenFiles};
 use crate::registration::{NOT_REGISTERED, Registration, RegistrationError};
 use crate::replica::links::Sockets;
 use crate::replica::{Fatal, OnFatal, ReplicaManager, ReplicaOptions};
+use crate::tier::restore::{RestoreError, Restored, Restorer};
 use crate::tier::writer::TierWriter;
 use crate::tier::{self, Tier};
 
@@ -69,6 +70,8 @@ pub enum StartError {
     Replicas(#[from] crate::replica::StartError),
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     #[error(transparent)]
     Tier(#[from] tier::open::TierOpenError),
 }
@@ -141,6 +144,27 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
 
 /// As `start`, on whatever `environment` is.
 pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<Node, StartError> {
+    Ok(start_as(config, environment, Origin::Directories).await?.0)
+}
+
+/// Starts the first node of a new cluster with the topics of a lost one, from the tier.
+pub async fn start_restored(config: NodeConfig) -> Result<(Node, Restored), StartError> {
+    start_as(config, Environment::real()?, Origin::Tier).await
+}
+
+/// Where a node finds what it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Directories,
+    /// And, before it opens its logs, what a lost cluster left there.
+    Tier,
+}
+
+async fn start_as(
+    config: NodeConfig,
+    environment: Environment,
+    origin: Origin,
+) -> Result<(Node, Restored), StartError> {
     let Environment { disk, tier_disk, metadata_store, client_connections_max, on_fatal } = environment;
     let begin = Instant::now();
     let config = Arc::new(config);
@@ -198,6 +222,20 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         .as_ref()
         .filter(|_| config.has_remote_tier())
         .map(|opened| Tier::new(opened.store.clone(), &opened.prefix, &config, &metrics));
+    let restored = match origin {
+        Origin::Directories => Restored::default(),
+        Origin::Tier => {
+            let registration = registration.as_ref().ok_or(RestoreError::NoBroker)?;
+            let restorer = Restorer {
+                tier: tier.as_deref().ok_or(RestoreError::NoTier)?,
+                metadata: &metadata,
+                local: BrokerId(config.node_id),
+                broker_epoch: *registration.epoch().borrow(),
+                log_dirs: &log_dirs,
+            };
+            restorer.run().await?
+        }
+    };
     let replicas = ReplicaManager::start(ReplicaOptions {
         local: BrokerId(config.node_id),
         config: config.clone(),
@@ -246,7 +284,7 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         None => None,
     };
     ready.store(true, Ordering::Release);
-    Ok(Node {
+    let node = Node {
         broker,
         server,
         ready,
@@ -257,7 +295,8 @@ pub async fn start_with(config: NodeConfig, environment: Environment) -> Result<
         #[cfg(feature = "lake")]
         lake,
         started_in: begin.elapsed(),
-    })
+    };
+    Ok((node, restored))
 }
 
 /// Controllers are reached by the listeners of controllers, brokers that are nothing else by that for other brokers.

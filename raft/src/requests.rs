@@ -66,6 +66,7 @@ requests! {
     AssignReplicasToDirs => Result<Vec<AssignReplicaResult>, BrokerEpochError>,
     ReportTier => Result<Vec<ReportTierResult>, BrokerEpochError>,
     ReportTierDeleted => Result<(), BrokerEpochError>,
+    RestoreTopics => Result<Vec<CreateTopicResult>, BrokerEpochError>,
     BalanceLeaders => UpkeepDone,
     ElectUnclean => UpkeepDone,
 }
@@ -106,6 +107,9 @@ impl Request {
             Request::AssignReplicasToDirs(request) => request.assignments.len(),
             Request::ReportTier(request) => request.items.len(),
             Request::ReportTierDeleted(request) => request.topics.len(),
+            Request::RestoreTopics(request) => {
+                request.topics.iter().map(|topic| 1 + topic.configs.len() + 2 * topic.partitions.len()).sum()
+            }
         }
     }
 
@@ -129,6 +133,7 @@ impl Request {
             | Request::BalanceLeaders(_)
             | Request::ElectUnclean(_) => true,
             Request::CreateTopics(_)
+            | Request::RestoreTopics(_)
             | Request::CreatePartitions(_)
             | Request::AllocateProducerIds(_)
             | Request::UpdateFeatures(_) => false,
@@ -153,6 +158,8 @@ impl Request {
             | Request::ReportTier(_)
             // The topic's id is never given again.
             | Request::ReportTierDeleted(_)
+            // By id: what is there is left as it is.
+            | Request::RestoreTopics(_)
             | Request::BalanceLeaders(_)
             | Request::ElectUnclean(_) => true,
             Request::UnregisterBroker(_)

@@ -1,6 +1,5 @@
 //! A bucket as the object store of this node.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_aws::access::Access;
@@ -15,7 +14,7 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// No upload takes so long. Other brokers' may be under way below the same prefix.
 const STALE_UPLOAD_MS: i64 = 24 * 60 * 60 * 1000;
 
-pub(super) async fn open(config: &TierConfig, bucket: &str, prefix: &str) -> Arc<S3Store> {
+pub(super) async fn open(config: &TierConfig, bucket: &str) -> S3Store {
     let s3 = &config.s3;
     let s3 = S3Config {
         bucket: bucket.to_owned(),
@@ -25,9 +24,7 @@ pub(super) async fn open(config: &TierConfig, bucket: &str, prefix: &str) -> Arc
         sse_kms_key_id: s3.sse_kms_key_id.clone(),
         access: access(s3),
     };
-    let store = S3Store::open(s3, threads::beside()).await;
-    tokio::spawn(reach(store.clone(), prefix.to_owned()));
-    Arc::new(store)
+    S3Store::open(s3, threads::beside()).await
 }
 
 /// How this node reaches Amazon's services, or others of their kind.
@@ -44,7 +41,7 @@ pub(crate) fn access(s3: &S3Settings) -> Access {
 }
 
 /// Asks until the bucket answers, says what keeps it from that, and clears away what writers left that died.
-async fn reach(store: S3Store, prefix: String) {
+pub(super) async fn reach(store: S3Store, prefix: String) {
     let mut pause = ASK_AGAIN_MIN;
     let mut told = String::new();
     while let Err(error) = store.check(&format!("{prefix}tier/")).await {

@@ -30,15 +30,46 @@ pub enum TierOpenError {
     Directory { place: TierPlace, source: io::Error },
 }
 
-/// Needs a tokio runtime, for which the store works until the end.
+/// For a node. Needs a tokio runtime, for which the store works until the end.
 pub async fn open(config: &TierConfig, disk: &Disk, node_id: i32) -> Result<TierStore, TierOpenError> {
+    let opened = open_as(config, disk, User::Node(node_id)).await?;
+    tracing::info!(place = %config.place, "the remote tier and tables are kept there");
+    Ok(opened)
+}
+
+/// For a command beside the nodes, which is told at once what keeps it from the store.
+pub async fn open_for_command(config: &TierConfig, disk: &Disk) -> Result<TierStore, TierOpenError> {
+    open_as(config, disk, User::Command).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum User {
+    Node(i32),
+    Command,
+}
+
+impl User {
+    /// As whom it writes to a directory.
+    fn writer(self) -> String {
+        match self {
+            User::Node(id) => id.to_string(),
+            User::Command => "command".to_owned(),
+        }
+    }
+}
+
+async fn open_as(config: &TierConfig, disk: &Disk, user: User) -> Result<TierStore, TierOpenError> {
     let (store, prefix): (Arc<dyn ObjectStore>, _) = match &config.place {
         TierPlace::Directory(path) => {
-            (Arc::new(directory(config, path, disk, node_id).await?), String::new())
+            (Arc::new(directory(config, path, disk, user.writer()).await?), String::new())
         }
         #[cfg(feature = "s3")]
         TierPlace::Bucket { bucket, prefix } => {
-            (super::bucket::open(config, bucket, prefix).await, prefix.clone())
+            let store = super::bucket::open(config, bucket).await;
+            if user != User::Command {
+                tokio::spawn(super::bucket::reach(store.clone(), prefix.clone()));
+            }
+            (Arc::new(store), prefix.clone())
         }
         #[cfg(not(feature = "s3"))]
         TierPlace::Bucket { .. } => {
@@ -46,7 +77,6 @@ pub async fn open(config: &TierConfig, disk: &Disk, node_id: i32) -> Result<Tier
             return Err(TierOpenError::Directory { place: config.place.clone(), source });
         }
     };
-    tracing::info!(place = %config.place, "the remote tier and tables are kept there");
     Ok(TierStore { store, prefix, place: config.place.clone() })
 }
 
@@ -54,13 +84,13 @@ async fn directory(
     config: &TierConfig,
     path: &Path,
     disk: &Disk,
-    node_id: i32,
+    writer: String,
 ) -> Result<DirectoryStore, TierOpenError> {
     let (path, disk) = (path.to_owned(), disk.clone());
     let opening = threads::blocking(move || {
         disk.create_dir_all(&path)?;
         disk.sync_parent(&path)?;
-        DirectoryStore::open(&disk, &path, &node_id.to_string(), threads::beside())
+        DirectoryStore::open(&disk, &path, &writer, threads::beside())
     });
     let opened = opening.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     opened.map_err(|source| TierOpenError::Directory { place: config.place.clone(), source })

@@ -1,6 +1,7 @@
 //! Requests about what lies in the remote tier.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, TopicId};
 
@@ -53,4 +54,33 @@ pub struct ReportTierDeleted {
     pub broker: BrokerId,
     pub broker_epoch: BrokerEpoch,
     pub topics: Vec<TopicId>,
+}
+
+/// A new cluster takes the topics of one that was lost, whose tier is still there: with their ids, since the tier's objects go by them.
+/// All replicas are the asker's, which has made their logs before it asks, and which leads them once it is unfenced.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestoreTopics {
+    pub broker: BrokerId,
+    pub broker_epoch: BrokerEpoch,
+    /// The lowest producer id that none of the restored logs knows: a new producer with one of theirs would be taken for the old.
+    pub producer_ids_from: i64,
+    pub topics: Vec<RestoredTopic>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredTopic {
+    pub name: String,
+    pub id: TopicId,
+    pub configs: Vec<(String, String)>,
+    pub partitions: Vec<RestoredPartition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredPartition {
+    /// At least as new as any that a leader of the lost cluster had; the new leader's is newer.
+    pub leader_epoch: LeaderEpoch,
+    /// Where the asker has made the log.
+    pub directory: Uuid,
+    /// Number of the newest manifest and where the tier ends, if there is one.
+    pub tier: Option<(u64, i64)>,
 }

@@ -5,7 +5,7 @@
 //! and tells followers that they diverged. So the file of the first segment comes last. Without it the next open finds a log that
 //! ends before, and the leader sends the follower here again.
 
-use ottla_batch::Offset;
+use ottla_batch::{Offset, ProducerId};
 
 use super::leader_epochs::LeaderEpochs;
 use super::producer_state::ProducerState;
@@ -44,6 +44,13 @@ impl BehindTier {
             producers: decoded,
             snapshot: producers.to_vec(),
         })
+    }
+}
+
+impl BehindTier {
+    /// The highest that is known there; a new producer must not get one of these.
+    pub fn producer_id_max(&self) -> Option<ProducerId> {
+        self.producers.id_max()
     }
 }
 

@@ -117,6 +117,10 @@ pub(crate) struct ProducerState {
 }
 
 impl ProducerState {
+    pub(crate) fn id_max(&self) -> Option<ProducerId> {
+        self.producers.keys().max_by_key(|id| id.0).copied()
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = ProducerState::default();
     }

@@ -355,18 +355,20 @@ struct Written<M> {
 }
 
 /// Kafka's text form.
-mod topic_id {
+pub(super) mod topic_id {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
     use uuid::Uuid;
 
     use crate::partition_metadata::{decode_uuid, encode_uuid};
 
-    pub(super) fn serialize<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::tiering) fn serialize<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&encode_uuid(*id))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+    pub(in crate::tiering) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Uuid, D::Error> {
         let text = String::deserialize(deserializer)?;
         decode_uuid(&text).ok_or_else(|| D::Error::custom("no topic id"))
     }

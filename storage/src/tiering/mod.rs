@@ -5,6 +5,7 @@
 //! - [`object`]: the object that holds one segment, and how a reader finds its way in it.
 //! - [`reader`]: reads such objects, with a cache in memory that all readers share.
 //! - [`manifest`]: what of a partition is there.
+//! - [`cluster`]: what of the cluster is there besides.
 //! - [`key`]: the names of these objects.
 //! - [`spool`]: a file for an object in the making.
 //! - `testing` (with the feature of this name): what a store must keep to, as tests.
@@ -13,6 +14,7 @@
 //! [`directory::Beside`], what goes on by itself to [`Spawn`].
 
 mod cache;
+pub mod cluster;
 pub mod directory;
 pub mod key;
 pub mod manifest;

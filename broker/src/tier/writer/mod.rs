@@ -23,7 +23,7 @@ use ottla_raft::TopicId;
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Tier;
+use super::{Tier, cluster_state};
 use crate::config::{NodeConfig, TierWriteConfig};
 use crate::metrics::Metrics;
 use crate::replica::quota::Quota;
@@ -72,8 +72,11 @@ impl TierWriter {
         let reporting = tokio::spawn(Arc::clone(&reports).run(Arc::clone(&replicas)));
         let context = Arc::new(Context { tier, replicas, config, reports, metrics, rate });
         let turns = tokio::spawn(Turns::new(Arc::clone(&context)).run());
+        let replicas = &context.replicas;
+        let (metadata, local) = (replicas.metadata().clone(), replicas.local());
+        let describing = tokio::spawn(cluster_state::run(context.tier.clone(), metadata, local));
         let deleting = tokio::spawn(Deletions::new(context).run());
-        TierWriter { tasks: vec![reporting, turns, deleting] }
+        TierWriter { tasks: vec![reporting, turns, describing, deleting] }
     }
 
     /// Whatever is under way is given up: it is as if the process had been killed, which is safe at any moment.

@@ -80,7 +80,7 @@ fn create(topic: &NewTopic, draft: &mut Draft<'_>) -> Result<CreatedTopic, Creat
         return Err(CreateTopicError::AlreadyExists(topic.name.clone()));
     }
     check_collision(&draft.image, &topic.name)?;
-    check_configs(topic, draft)?;
+    check_configs(&topic.name, &topic.configs, draft)?;
     let partitions = if topic.assignments.is_empty() {
         place(topic, draft)?
     } else {
@@ -142,7 +142,7 @@ pub fn check_topic_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_collision(image: &Image, name: &str) -> Result<(), CreateTopicError> {
+pub(super) fn check_collision(image: &Image, name: &str) -> Result<(), CreateTopicError> {
     let existing = collision_key(name)
         .and_then(|key| image.colliding_names.get(&key))
         .and_then(|names| names.iter().find(|existing| ***existing != *name));
@@ -154,26 +154,33 @@ fn check_collision(image: &Image, name: &str) -> Result<(), CreateTopicError> {
     }
 }
 
-fn check_configs(topic: &NewTopic, draft: &Draft<'_>) -> Result<(), CreateTopicError> {
-    if topic.configs.len() > CONFIG_KEYS_MAX {
+pub(super) fn check_configs(
+    name: &str,
+    configs: &[(String, String)],
+    draft: &Draft<'_>,
+) -> Result<(), CreateTopicError> {
+    if configs.len() > CONFIG_KEYS_MAX {
         return Err(CreateTopicError::LimitReached(format!("more than {CONFIG_KEYS_MAX} configs")));
     }
     let mut keys = BTreeSet::new();
-    for (key, value) in &topic.configs {
+    for (key, value) in configs {
         check_key_value(key, Some(value)).map_err(CreateTopicError::InvalidConfig)?;
         if !keys.insert(key) {
             return Err(CreateTopicError::InvalidConfig(format!("the config key `{key}` is given twice")));
         }
     }
     if let Some(check) = draft.context.config_check {
-        let configs = configs_from(topic.configs.iter().map(|(key, value)| (key.as_str(), value.as_str())));
-        check(&ConfigResource::topic(topic.name.as_str()), &configs)
-            .map_err(CreateTopicError::InvalidConfig)?;
+        let given = configs_from(configs.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        check(&ConfigResource::topic(name), &given).map_err(CreateTopicError::InvalidConfig)?;
     }
     Ok(())
 }
 
-fn check_room(draft: &Draft<'_>, partitions: usize, configs: usize) -> Result<(), CreateTopicError> {
+pub(super) fn check_room(
+    draft: &Draft<'_>,
+    partitions: usize,
+    configs: usize,
+) -> Result<(), CreateTopicError> {
     if !draft.room_for(partitions.saturating_add(configs).saturating_add(1)) {
         return Err(too_large());
     }

@@ -19,6 +19,7 @@ mod elect_unclean;
 mod partitions;
 mod register_broker;
 mod report_tier;
+mod restore_topics;
 mod update_features;
 
 pub use create_topics::check_topic_name;
@@ -150,6 +151,9 @@ pub fn decide(request: &Request, image: &Image, context: &Context<'_>) -> Decisi
         Request::ReportTier(request) => Response::ReportTier(report_tier::decide(request, &mut draft)),
         Request::ReportTierDeleted(request) => {
             Response::ReportTierDeleted(report_tier::decide_deleted(request, &mut draft))
+        }
+        Request::RestoreTopics(request) => {
+            Response::RestoreTopics(restore_topics::decide(request, &mut draft))
         }
     };
     assert!(!draft.is_unfinished || !draft.records.is_empty(), "a step of a request that changes nothing");

@@ -133,3 +133,57 @@ fn a_deleted_topic_leaves_a_note_of_its_objects() {
     assert!(cluster.image.tiers_to_delete.keys().eq([&switched_on]));
     cluster.submit(deleted(&cluster, vec![tiered])).unwrap();
 }
+
+#[test]
+fn topics_of_a_lost_cluster_come_back_with_their_ids_and_are_led_by_who_has_made_their_logs() {
+    let mut cluster = Cluster::empty();
+    let epoch = cluster.submit(registration(1, 1, None)).unwrap();
+    assert!(!cluster.image.is_active(BrokerId(1)), "it has not opened its logs yet");
+    let partition = |leader_epoch: i32, tier| RestoredPartition {
+        leader_epoch: LeaderEpoch(leader_epoch),
+        directory: Uuid::nil(),
+        tier,
+    };
+    let topic = RestoredTopic {
+        name: "t".into(),
+        id: TopicId(Uuid::from_u128(77)),
+        configs: vec![("retention.ms".into(), "5".into())],
+        partitions: vec![partition(6, Some((9, 1000))), partition(0, None)],
+    };
+    let request = |topics: &[RestoredTopic]| RestoreTopics {
+        broker: BrokerId(1),
+        broker_epoch: epoch,
+        producer_ids_from: 5_000,
+        topics: topics.to_vec(),
+    };
+    let restored = cluster.submit(request(std::slice::from_ref(&topic))).unwrap().remove(0).result.unwrap();
+    assert_eq!((restored.id, restored.partitions), (topic.id, 2));
+    assert_eq!(&*cluster.image.topic_by_id(topic.id).unwrap().name, "t");
+    assert_eq!(cluster.image.config(&ConfigResource::topic("t"), "retention.ms").unwrap().as_ref(), "5");
+    assert_eq!(position(&cluster), Some((9, 1000, 6, false)));
+    assert_eq!(cluster.image.tier_position(topic.id, 1), None);
+    assert_eq!(cluster.leader("t", 0), (None, 7));
+    assert_eq!(cluster.image.next_producer_id, 5_000);
+    // Asked again, as after an answer that was lost.
+    let decision = cluster.decide(request(std::slice::from_ref(&topic)));
+    assert!(decision.records.is_empty());
+    cluster.submit(heartbeat(1, epoch)).unwrap();
+    assert_eq!(cluster.leader("t", 0), (Some(1), 8), "newer than any epoch of the lost cluster");
+    assert_eq!(cluster.leader("t", 1), (Some(1), 2));
+    assert!(!cluster.image.tier_position(topic.id, 0).unwrap().is_doubtful);
+
+    let mut refused = |change: &dyn Fn(&mut RestoredTopic)| {
+        let mut other = RestoredTopic { name: "u".into(), id: TopicId(Uuid::from_u128(78)), ..topic.clone() };
+        change(&mut other);
+        let result = cluster.submit(request(&[other])).unwrap().remove(0).result;
+        result.unwrap_err().to_string()
+    };
+    assert!(refused(&|topic| topic.id = TopicId(Uuid::from_u128(77))).contains("another topic's"));
+    assert!(refused(&|topic| topic.name = "t".into()).contains('t'));
+    assert!(refused(&|topic| topic.id = TopicId::ZERO).contains("not to be used"));
+    assert!(refused(&|topic| topic.partitions.clear()).contains("cannot be"));
+    assert!(refused(&|topic| topic.partitions[0].tier = Some((0, 1))).contains("cannot be"));
+    assert!(refused(&|topic| topic.name = "a b".into()).contains("characters"));
+    let stale = RestoreTopics { broker_epoch: BrokerEpoch(epoch.0 + 1), ..request(&[]) };
+    assert!(cluster.submit(stale).is_err());
+}

@@ -1,0 +1,233 @@
+//! A new cluster from what a lost one left in the tier: its topics with their ids and configs, and every record up to the end of each
+//! partition's tier, at the offset that it had. Runs on the first node of the new cluster, between its registration and the opening of
+//! its logs: the node is fenced, and nobody else is there.
+//!
+//! ORDER: the log of a partition is made before the metadata knows of it. A leader with an empty log would take what is in the tier
+//! for another history, and forget it. A restore that was cut off is run again: topics that are known are left as they are, logs that
+//! nobody knows are made anew.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use ottla_batch::{LeaderEpoch, Offset};
+use ottla_raft::requests::{
+    BrokerEpochError, CreateTopicError, RestoreTopics, RestoredPartition, RestoredTopic,
+};
+use ottla_raft::{BrokerEpoch, BrokerId, Image, Metadata, SubmitError, TopicId};
+use ottla_storage::log::{BehindTier, BootstrapError, ChangeError, LogConfig, OpenError};
+use ottla_storage::logdir::LogDir;
+use ottla_storage::tiering::cluster::{self, ClusterStateError, TopicState};
+use ottla_storage::tiering::manifest::{self, Manifest, ManifestError};
+use ottla_storage::tiering::object::Section;
+use ottla_storage::tiering::reader::RemoteReadError;
+use ottla_storage::tiering::store::StoreError;
+
+use super::{Tier, cluster_state};
+use crate::clock;
+
+/// Partitions whose manifest and last object are read at the same time.
+const PARTITIONS_IN_FLIGHT: usize = 16;
+
+/// What was restored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restored {
+    pub topics: usize,
+    pub partitions: usize,
+    /// From the log starts to the ends.
+    pub offsets: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("remote.log.storage.system.enable is not true: there is no tier to restore from")]
+    NoTier,
+    #[error("this node is no broker")]
+    NoBroker,
+    #[error("{0} holds no topics of a cluster: nothing can be restored from it")]
+    Nothing(String),
+    #[error("this cluster has topics of its own ({0}): restoring needs an empty one")]
+    NotEmpty(String),
+    #[error(transparent)]
+    State(#[from] ClusterStateError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Remote(#[from] RemoteReadError),
+    #[error("the end of the tier of {topic}-{partition}: {source}")]
+    BehindTier { topic: String, partition: i32, source: BootstrapError },
+    #[error(
+        "no object of the tier of {topic}-{partition} ends within its history: what producers did is not known"
+    )]
+    NoWholeObject { topic: String, partition: i32 },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Log(#[from] ChangeError),
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Epoch(#[from] BrokerEpochError),
+    #[error("topic {topic}: {source}")]
+    Topic { topic: String, source: CreateTopicError },
+    #[error("taking over the tier: {0}")]
+    TakeOver(StoreError),
+}
+
+/// The broker that restores.
+pub struct Restorer<'a> {
+    pub tier: &'a Tier,
+    pub metadata: &'a Metadata,
+    pub local: BrokerId,
+    pub broker_epoch: BrokerEpoch,
+    /// Never empty.
+    pub log_dirs: &'a [LogDir],
+}
+
+/// Where the log of a partition is to begin.
+enum Beginning {
+    /// Nothing was ever there, or all of it is deleted.
+    At(Offset),
+    /// Behind what lies in the tier.
+    BehindTier(Offset, BehindTier),
+}
+
+struct Planned {
+    beginning: Beginning,
+    leader_epoch: LeaderEpoch,
+    tier: Option<(u64, i64)>,
+    offsets: u64,
+    producer_id_max: Option<i64>,
+}
+
+impl Restorer<'_> {
+    pub async fn run(&self) -> Result<Restored, RestoreError> {
+        let state = cluster::load(&**self.tier.store(), self.tier.prefix()).await?;
+        let state = state.ok_or_else(|| RestoreError::Nothing(self.tier.prefix().to_owned()))?;
+        check_empty(&self.metadata.image(), &state.topics)?;
+        let mut restored = Restored::default();
+        for topic in &state.topics {
+            if self.metadata.image().topic_by_id(TopicId(topic.id)).is_none() {
+                let offsets = self.restore(topic).await?;
+                tracing::info!(topic = topic.name, partitions = topic.partitions, offsets, "restored");
+                restored.offsets += offsets;
+                restored.topics += 1;
+                restored.partitions += topic.partitions as usize;
+            }
+        }
+        let image = self.metadata.image();
+        cluster_state::take_over(self.tier, &image, &state).await.map_err(RestoreError::TakeOver)?;
+        Ok(restored)
+    }
+
+    /// Returns how many offsets the topic has.
+    async fn restore(&self, topic: &TopicState) -> Result<u64, RestoreError> {
+        let planned: Vec<Planned> = stream::iter(0..topic.partitions)
+            .map(|partition| self.plan(topic, partition))
+            .buffered(PARTITIONS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let producer_id_max = planned.iter().filter_map(|planned| planned.producer_id_max).max();
+        let mut partitions = Vec::with_capacity(planned.len());
+        let mut offsets = 0;
+        for (index, planned) in planned.into_iter().enumerate() {
+            let dir = &self.log_dirs[index % self.log_dirs.len()];
+            let directory = dir.directory_id();
+            // Here and now: nobody else waits for this node yet.
+            make_log(dir, &topic.name, index as i32, topic.id, planned.beginning)?;
+            offsets += planned.offsets;
+            let (leader_epoch, tier) = (ottla_raft::LeaderEpoch(planned.leader_epoch.0), planned.tier);
+            partitions.push(RestoredPartition { leader_epoch, directory, tier });
+        }
+        let request = RestoredTopic {
+            name: topic.name.clone(),
+            id: TopicId(topic.id),
+            configs: topic.configs.clone().into_iter().collect(),
+            partitions,
+        };
+        let request = RestoreTopics {
+            broker: self.local,
+            broker_epoch: self.broker_epoch,
+            producer_ids_from: producer_id_max.map_or(0, |max| max.saturating_add(1)),
+            topics: vec![request],
+        };
+        for answer in self.metadata.submit(request).await?? {
+            answer.result.map_err(|source| RestoreError::Topic { topic: answer.name, source })?;
+        }
+        Ok(offsets)
+    }
+
+    async fn plan(&self, topic: &TopicState, partition: i32) -> Result<Planned, RestoreError> {
+        let (store, prefix) = (&**self.tier.store(), self.tier.prefix());
+        let Some(manifest) = manifest::load(store, prefix, topic.id, partition).await? else {
+            let beginning = Beginning::At(Offset(0));
+            return Ok(Planned {
+                beginning,
+                leader_epoch: LeaderEpoch(0),
+                tier: None,
+                offsets: 0,
+                producer_id_max: None,
+            });
+        };
+        let leader_epoch = newest_epoch(&manifest);
+        let Some(end) = manifest.end_offset() else {
+            let beginning = Beginning::At(manifest.log_start_offset);
+            return Ok(Planned { beginning, leader_epoch, tier: None, offsets: 0, producer_id_max: None });
+        };
+        // What an object says of its end holds of the partition only if the partition's history goes to its end. Epochs may be
+        // cut, what producers did may not: then it is that of an older object, and some retries are not known again.
+        let segments = manifest.segments();
+        let whole = segments.iter().rev().find(|segment| segment.valid_to == segment.end_offset);
+        let (Some(last), Some(whole)) = (segments.last(), whole) else {
+            return Err(RestoreError::NoWholeObject { topic: topic.name.clone(), partition });
+        };
+        let reader = self.tier.reader();
+        let epochs = reader.section(&manifest.key_of(last), Section::LeaderEpochs).await?;
+        let producers = reader.section(&manifest.key_of(whole), Section::ProducerSnapshot).await?;
+        let behind = BehindTier::new(manifest.log_start_offset, &epochs, &producers)
+            .map_err(|source| RestoreError::BehindTier { topic: topic.name.clone(), partition, source })?;
+        let producer_id_max = behind.producer_id_max().map(|id| id.0);
+        Ok(Planned {
+            producer_id_max,
+            beginning: Beginning::BehindTier(end, behind),
+            leader_epoch,
+            tier: Some((manifest.number, end.0)),
+            offsets: (end.0 - manifest.log_start_offset.0).max(0) as u64,
+        })
+    }
+}
+
+/// Of any leader that wrote to the partition's tier, or that is known from its records.
+fn newest_epoch(manifest: &Manifest) -> LeaderEpoch {
+    let of_segments = manifest.segments().iter().flat_map(|segment| {
+        let of_records = segment.epochs.iter().map(|(epoch, _)| *epoch);
+        of_records.chain([segment.leader_epoch])
+    });
+    of_segments.chain([manifest.writer.leader_epoch]).max().unwrap_or(LeaderEpoch(0))
+}
+
+fn check_empty(image: &Image, wanted: &[TopicState]) -> Result<(), RestoreError> {
+    let wanted: BTreeMap<_, _> = wanted.iter().map(|topic| (topic.id, &topic.name)).collect();
+    let is_own = |name: &str, id: TopicId| !cluster_state::is_internal(name) && !wanted.contains_key(&id.0);
+    match image.topics_by_name().find(|topic| is_own(&topic.name, topic.id)) {
+        Some(topic) => Err(RestoreError::NotEmpty(topic.name.to_string())),
+        None => Ok(()),
+    }
+}
+
+fn make_log(
+    dir: &LogDir,
+    topic: &str,
+    partition: i32,
+    id: uuid::Uuid,
+    beginning: Beginning,
+) -> Result<(), RestoreError> {
+    let config = LogConfig { remote_storage: true, ..LogConfig::default() };
+    let mut log = dir.open_log(topic, partition, Some(id), std::sync::Arc::new(config), clock::now())?;
+    match beginning {
+        Beginning::At(Offset(0)) => {}
+        Beginning::At(offset) => log.truncate_fully_and_start_at(offset)?,
+        Beginning::BehindTier(end, behind) => log.start_behind_tier(end, behind)?,
+    }
+    log.close()?;
+    Ok(())
+}
