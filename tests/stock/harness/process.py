@@ -13,8 +13,10 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
+def _as_in_a_terminal() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Who runs the tests in the background has Ctrl-C ignored, and a shell cannot undo what it inherits.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, what: str, poll_s: float = 0.05):
@@ -45,7 +47,7 @@ class Process:
             env={**os.environ, **(env or {})},
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_as_in_a_terminal,
         )
         self._readers = [
             threading.Thread(target=self._read, args=(self._child.stdout, self.lines), daemon=True),
