@@ -13,7 +13,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
-.PHONY: sim sim-short sim-build tier-large tier-bench stock-tables
+.PHONY: sim sim-short sim-build tier-large tier-bench stock-tables lake-engines
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short cluster-short stock lake sim-short
@@ -58,6 +58,14 @@ stock-tables: setup
 	$(CARGO) build -p ottla
 	$(PYTHON) clients/examples/stock_tables.py --ottla $(TARGET)/debug/ottla --rounds $(or $(STOCK_ROUNDS),10) \
 	  $(or $(STOCK_CSV),clients/examples/data/stocks.csv)
+
+# The same on S3 and Glue (strict moto), and then PyIceberg, DuckDB, ClickHouse and Trino must say of the table what was sent, in rows and
+# sums: see the head of the script. Installs Trino, half a gigabyte.
+lake-engines:
+	$(BEGIN)
+	tests/setup.sh --with-trino
+	$(CARGO) build -p ottla
+	$(PYTHON) tests/lake/stock_engines.py --rounds $(or $(STOCK_ROUNDS),20) $(or $(STOCK_CSV),clients/examples/data/stocks.csv)
 
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.
 stock-kafka: setup

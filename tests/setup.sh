@@ -3,6 +3,7 @@
 #
 #   tests/setup.sh            install what is missing; says in a moment that all is there when it is
 #   tests/setup.sh --check    install nothing; report what is missing
+#   tests/setup.sh --with-trino    the same with Trino (half a gigabyte), which only `make lake-engines` needs
 #
 # Everything goes to .test-env/ beside this repository's Cargo.toml (git-ignored), or to $OTTLA_TEST_ENV, which several
 # clones may share. Only kcat, e2fsprogs, strace, libfaketime and a missing JDK, Maven or Node come from apt, and only when run
@@ -15,7 +16,14 @@ set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 env_dir=${OTTLA_TEST_ENV:-$(dirname "$here")/.test-env}
 check_only=0
-[ "${1:-}" = "--check" ] && check_only=1
+with_trino=0
+for argument in "$@"; do
+  case $argument in
+    --check) check_only=1 ;;
+    --with-trino) with_trino=1 ;;
+    *) echo "setup: no such option: $argument" >&2; exit 2 ;;
+  esac
+done
 missing=()
 
 mkdir -p "$env_dir"
@@ -105,6 +113,15 @@ install_java() { # VERSION
     -DincludeScope=runtime -DoutputDirectory="$env_dir/java/$1"
 }
 
+install_trino() { # VERSION CONNECTOR
+  rm -rf "$env_dir/trino/$1"
+  try mvn -q -B -f "$here/setup/trino/pom.xml" -Dtrino="$1" \
+    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$env_dir/trino/$1/lib" &&
+    try mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:unpack \
+      -Dartifact="io.trino:trino-$2:$1:zip" -DoutputDirectory="$env_dir/trino/$1/plugin"
+}
+
 command_from_apt kcat kcat "the kcat tests are skipped"
 command_from_apt mkfs.ext4 e2fsprogs "the power-cut tests are skipped"
 command_from_apt strace strace "the tests with failing syncs are skipped"
@@ -132,6 +149,11 @@ if command_from_apt java default-jre-headless "all tests with Kafka's own tools 
     version=$(basename "$(dirname "$pom")")
     part "java-$version" "$(hash_of "$pom")" "the tests with Kafka $version are skipped" install_java "$version"
   done
+  if [ "$with_trino" = 1 ]; then
+    # What each is for: see tests/lake/trino.py.
+    part trino-406 "$(hash_of "$here/setup/trino/pom.xml")" "tables are not read with Trino" install_trino 406 iceberg
+    part trino-435 "$(hash_of "$here/setup/trino/pom.xml")" "tables are not read with Trino" install_trino 435 hive
+  fi
 fi
 
 if [ "${#missing[@]}" = 0 ]; then

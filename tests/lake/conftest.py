@@ -1,5 +1,6 @@
 """Fixtures of the tests that read Ottla's tables with engines of others."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stock"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import engines  # noqa: E402
+from harness.aws import Aws  # noqa: E402
+from harness.broker import Broker  # noqa: E402
 from writer import Writer  # noqa: E402
 
 
@@ -22,3 +25,33 @@ def engine(request):
     one = request.param()
     yield one
     one.close()
+
+
+@pytest.fixture
+def duckdb():
+    engine = engines.DuckDb()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def aws():
+    os.environ |= {"AWS_ACCESS_KEY_ID": engines.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": engines.SECRET_KEY}
+    server = Aws("lake")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a broker whose tables lie in a directory, unless it is told otherwise."""
+    started: list[Broker] = []
+
+    def start(config: dict[str, str] | None = None) -> Broker:
+        broker = Broker("ottla", tmp_path / "broker", {"ottla.tier.url": f"file://{tmp_path}/bucket", **(config or {})})
+        started.append(broker)
+        return broker.start()
+
+    yield start
+    for broker in started:
+        broker.end()

@@ -1,60 +1,17 @@
 """Topics with tables: what stock clients produce is counted by DuckDB, each record once, also when the broker was killed at any
 moment and went on."""
 
-import json
-import re
 import threading
-import urllib.request
 
 import pytest
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 import engines
 from harness.broker import Broker
 from harness.process import wait_until
+from topics import COLUMNS, create, metric, row, send, value
 
-PARTITIONS = 3
-COLUMNS = {"id": "number", "adj_close": "number", "index": "text"}
 QUARANTINED = ["not JSON", "[1]", '{"id": 1, "id": 2}']
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts a broker whose tables lie in a directory."""
-    started: list[Broker] = []
-
-    def start(config: dict[str, str] | None = None) -> Broker:
-        broker = Broker("ottla", tmp_path / "broker", {"ottla.tier.url": f"file://{tmp_path}/bucket", **(config or {})})
-        started.append(broker)
-        return broker.start()
-
-    yield start
-    for broker in started:
-        broker.end()
-
-
-@pytest.fixture
-def duckdb():
-    engine = engines.DuckDb()
-    yield engine
-    engine.close()
-
-
-def row(number: int) -> dict:
-    return {"id": number, "adj_close": number + 0.25, "index": "HSI" if number % 2 else "NYA"}
-
-
-def value(number: int) -> bytes:
-    row_of = row(number)
-    return json.dumps({"Id": row_of["id"], "Adj Close": row_of["adj_close"], "Index": row_of["index"]}).encode()
-
-
-def create(broker: Broker, topic: str, **config: str) -> None:
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    config = {"ottla.lake.enable": "true", "ottla.lake.lag.ms": "5000", **{f"ottla.lake.{key}": value for key, value in config.items()}}
-    for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)]).values():
-        future.result(30)
 
 
 def table(broker: Broker, name: str):
@@ -65,26 +22,6 @@ def rows_in(duckdb, path) -> int:
     if not (path / "metadata" / "version-hint.text").exists():
         return 0
     return duckdb.totals(path, {})["rows"]
-
-
-def send(broker: Broker, topic: str, values: list[bytes]) -> None:
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True, "linger.ms": 5})
-    failures = []
-    for number, one in enumerate(values):
-        while True:
-            try:
-                producer.produce(topic, one, key=str(number), on_delivery=lambda error, _: error and failures.append(error))
-                break
-            except BufferError:
-                producer.poll(0.1)
-        producer.poll(0)
-    assert producer.flush(120) == 0 and not failures, failures[:3]
-
-
-def metric(broker: Broker, name: str, topic: str) -> float:
-    text = urllib.request.urlopen(f"http://127.0.0.1:{broker.health_port}/metrics").read().decode()
-    found = re.search(rf'^ottla_lake_{name}\{{topic="{topic}",[^}}]*\}} (\S+)', text, re.MULTILINE)
-    return float(found.group(1)) if found else 0
 
 
 def test_each_record_is_counted_once_over_kills_of_the_broker(start, duckdb):

@@ -2,16 +2,28 @@
 
 import sys
 
+import engines
 from harness import environment
 from harness.process import run
 
 _EXAMPLES = environment.REPOSITORY / "clients" / "examples"
 
 
-def test_every_row_of_the_stocks_is_in_the_table_once():
+def run_example(*arguments: str) -> str:
     rows = environment.stock_csv() or _EXAMPLES / "data" / "stocks.csv"
     ran = run([sys.executable, str(_EXAMPLES / "stock_tables.py"), "--ottla", str(environment.ottla_binary()),
-               "--rounds", "3", str(rows)], timeout_s=240)
-    assert "the table has every row once" in ran.stdout
+               "--rounds", "3", *arguments, str(rows)], timeout_s=240)
+    return ran.stdout
+
+
+def test_every_row_of_the_stocks_is_in_the_table_once():
+    said = run_example()
+    assert "the table has every row once" in said
     # What `ottla lake status` said at the end: nothing is missing.
-    assert ran.stdout.splitlines()[-1].split()[0] == "stocks"
+    assert said.splitlines()[-1].split()[0] == "stocks"
+
+
+def test_every_row_is_in_the_table_that_glue_names(aws, monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", engines.REGION)
+    said = run_example("--tables", "s3://lake/ottla", "--endpoint", aws.url)
+    assert "the table has every row once" in said
