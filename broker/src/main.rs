@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use ottla_broker::config::NodeConfig;
+use ottla_broker::config::{NodeConfig, parse_override};
 use ottla_broker::node;
 use ottla_broker::tier::command::TierArgs;
 use tracing_subscriber::EnvFilter;
@@ -56,13 +56,6 @@ struct StartArgs {
 enum LogFormat {
     Text,
     Json,
-}
-
-fn parse_override(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("expected KEY=VALUE".to_owned()),
-    }
 }
 
 const EXIT_CONFIG: u8 = 2;

@@ -6,10 +6,7 @@ use ottla_clients::cluster::Cluster;
 use ottla_storage::disk::Disk;
 
 use crate::config::NodeConfig;
-use crate::tier::open::{self, TierStore};
-
-/// What a directory store keeps its writers apart by; commands write nothing.
-const NO_NODE: i32 = -1;
+use crate::tier::open::{TierStore, open_for_command};
 
 /// `overrides` win over what the broker says: another way to the same store, say.
 pub async fn config(cluster: &Cluster, overrides: &[(String, String)]) -> Result<NodeConfig, CliError> {
@@ -29,6 +26,5 @@ pub async fn config(cluster: &Cluster, overrides: &[(String, String)]) -> Result
 pub async fn open(config: &NodeConfig) -> Result<TierStore, CliError> {
     let tier = config.tier.as_ref();
     let tier = tier.ok_or_else(|| CliError::Usage("the broker has no ottla.tier.url".to_owned()))?;
-    let opened = open::open(tier, &Disk::real(), NO_NODE).await;
-    opened.map_err(|error| CliError::Failed(error.to_string()))
+    open_for_command(tier, &Disk::real()).await.map_err(|error| CliError::Failed(error.to_string()))
 }

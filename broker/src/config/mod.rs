@@ -363,6 +363,14 @@ pub fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
+/// An override of the command line, for [`NodeConfig::load`].
+pub fn parse_override(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
 impl NodeConfig {
     /// Reads server.properties and lays the overrides of the command line over it. Without a file, the node starts as
     /// config/server.properties of the source tree says.

@@ -18,7 +18,7 @@ use ottla_storage::tiering::store::StoreError;
 use uuid::Uuid;
 
 use super::open::{TierStore, open_for_command};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, parse_override};
 use crate::node::{self, StartError};
 
 #[derive(Debug, clap::Args)]
@@ -64,13 +64,6 @@ struct NodeArgs {
     /// Set a configuration key; wins over the file. May be given many times
     #[arg(long = "override", value_name = "KEY=VALUE", value_parser = parse_override)]
     overrides: Vec<(String, String)>,
-}
-
-fn parse_override(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("expected KEY=VALUE".to_owned()),
-    }
 }
 
 impl TierArgs {
