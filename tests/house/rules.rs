@@ -49,7 +49,10 @@ fn is_test_file(path: &Path) -> bool {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     name.ends_with("_test")
         || name.ends_with("tests")
-        || path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "testing")
+        || path.components().any(|part| {
+            let part = part.as_os_str().to_string_lossy();
+            part.ends_with("tests") || part == "testing"
+        })
 }
 
 /// Lines of code (not comments) in `files` that contain one of `words`, except in files that start with `allowed`.

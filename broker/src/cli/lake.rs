@@ -6,16 +6,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ottla_clients::admin::{self, OffsetSpec, ResourceType};
+use ottla_clients::cli::ConnectArgs;
 use ottla_clients::cli::outcome::{CliError, finish};
 use ottla_clients::cli::table::Table as Printed;
 use ottla_clients::cli::topics::kafka_id;
-use ottla_clients::cli::{ConnectArgs, parse_key_value};
 use ottla_clients::cluster::{Cluster, Topic};
 use ottla_clients::consumer::fetcher::{FetchConfig, Fetcher, Isolation};
 use ottla_lake::table::{Facts, Origin, TableAt, TableError};
 
 use super::place;
 use crate::clock;
+use crate::config::parse_override;
 use crate::lake::Tables;
 
 /// For the first record that a table does not have: it may have gone by retention.
@@ -23,11 +24,11 @@ const FIRST_RECORD_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
-pub struct LakeArgs {
+pub(super) struct LakeArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// Set a configuration key; wins over what the broker says of its store. May be given many times
-    #[arg(long = "override", global = true, value_name = "KEY=VALUE", value_parser = parse_key_value)]
+    #[arg(long = "override", global = true, value_name = "KEY=VALUE", value_parser = parse_override)]
     overrides: Vec<(String, String)>,
     #[command(subcommand)]
     action: Action,
@@ -47,7 +48,7 @@ enum Action {
 }
 
 /// Prints its own errors.
-pub async fn run(args: LakeArgs) -> ExitCode {
+pub(super) async fn run(args: LakeArgs) -> ExitCode {
     finish("lake", act(args).await)
 }
 

@@ -5,7 +5,6 @@
 //! - [`manifests`]: those manifests, loaded once for all who wait.
 //! - [`open`]: the object store that the configuration names.
 //! - [`cluster_state`], [`restore`]: what a new cluster can be made of there, and how.
-//! - [`command`]: `ottla tier`.
 //!
 //! The truth about a partition's tier is its manifest in the store (`ottla_storage::tiering::manifest`). The metadata names the
 //! newest one and where it ends ([`ottla_raft::TierPosition`]), so that every replica knows which to load, and what may go from its disk.
@@ -13,7 +12,6 @@
 #[cfg(feature = "s3")]
 pub(crate) mod bucket;
 pub mod cluster_state;
-pub mod command;
 pub mod manifests;
 pub mod open;
 pub mod read;

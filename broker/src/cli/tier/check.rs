@@ -13,8 +13,8 @@ use ottla_storage::tiering::manifest;
 use ottla_storage::tiering::reader::{ReaderConfig, RemoteReader};
 use uuid::Uuid;
 
-use super::super::open::TierStore;
 use super::{NodeArgs, failed, partition_of, segment_of};
+use crate::tier::open::TierStore;
 
 /// What a check found, and how much was looked at.
 #[derive(Debug, Default, PartialEq, Eq)]

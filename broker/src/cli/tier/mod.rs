@@ -17,13 +17,13 @@ use ottla_storage::tiering::manifest::ManifestError;
 use ottla_storage::tiering::store::StoreError;
 use uuid::Uuid;
 
-use super::open::{TierStore, open_for_command};
 use crate::config::{NodeConfig, parse_override};
 use crate::node::{self, StartError};
+use crate::tier::open::{TierStore, open_for_command};
 
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
-pub struct TierArgs {
+pub(super) struct TierArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -68,7 +68,7 @@ struct NodeArgs {
 
 impl TierArgs {
     /// Runs to the end on the current tokio runtime. Prints its own errors.
-    pub async fn run(self) -> ExitCode {
+    pub(super) async fn run(self) -> ExitCode {
         let outcome = match self.action {
             Action::Status { node, connect, offline } => {
                 let connect = (!offline).then_some(connect);
