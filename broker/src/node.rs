@@ -232,6 +232,7 @@ async fn start_as(
                 local: BrokerId(config.node_id),
                 broker_epoch: *registration.epoch().borrow(),
                 log_dirs: &log_dirs,
+                config: &config,
             };
             restorer.run().await?
         }
@@ -273,7 +274,7 @@ async fn start_as(
     let tier_writer = tier
         .clone()
         .filter(|_| config.roles.broker)
-        .map(|tier| TierWriter::start(tier, replicas.clone(), config.clone(), &metrics));
+        .map(|tier| TierWriter::start(tier, replicas.clone(), groups.clone(), config.clone(), &metrics));
     let broker = Arc::new(Broker { config, metadata, replicas, groups, tier, metrics, addresses });
     server.open(broker.clone());
     #[cfg(feature = "lake")]

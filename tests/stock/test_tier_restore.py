@@ -19,6 +19,7 @@ from harness.samples import create_topic
 
 BUCKET = "tier"
 PARTITIONS = 2
+NODE_ID = 1
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +81,8 @@ def produce(broker: Broker, topic: str, count: int, first: int = 0) -> None:
 
 
 def read(broker: Broker, topic: str, partition: int) -> list[tuple[int, bytes]]:
-    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "any", "enable.partition.eof": True})
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "any", "enable.partition.eof": True,
+                         "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, partition, 0)])
     found = []
     while (message := consumer.poll(60)) is not None and not message.error():
@@ -114,6 +116,11 @@ def test_a_new_cluster_has_every_tiered_record_of_the_lost_one(broker, name):
     old_id = topic_id(broker, topic)
     # The topics are written down a moment after they are made.
     wait_until(lambda: topic in cluster_state(broker), 30, "the topic is known in the tier")
+    log_ends = [len(records[partition]) for partition in range(PARTITIONS)]
+    assert log_ends[1] > int(before[1]["END"]), "the last records are not in the tier"
+    commit(broker, "half-way", [TopicPartition(topic, 0, 100, metadata="mine")])
+    commit(broker, "all-read", [TopicPartition(topic, p, end) for p, end in enumerate(log_ends)] + [TopicPartition(f"{name}-local", 0, 0)])
+    wait_until(lambda: known_groups(broker).keys() >= {"half-way", "all-read"}, 30, "the committed offsets are in the tier")
 
     broker.kill()
     shutil.rmtree(broker.data_dir)
@@ -121,6 +128,7 @@ def test_a_new_cluster_has_every_tiered_record_of_the_lost_one(broker, name):
     assert {p: row["END"] for p, row in after.items()} == {p: row["END"] for p, row in before.items()}
     restored = ottla_tier(broker, "restore").stdout
     assert restored.startswith(f"restored 2 topics with {PARTITIONS + 1} partitions"), restored
+    assert "how far 2 groups had read" in restored, restored
     broker.start()
 
     assert topic_id(broker, topic) == old_id
@@ -130,6 +138,9 @@ def test_a_new_cluster_has_every_tiered_record_of_the_lost_one(broker, name):
         found = read(broker, topic, partition)
         assert [offset for offset, _ in found] == list(range(ends[partition]))
         assert found == all_records[:ends[partition]]
+    # A group goes on where it was, or where the records end that are left.
+    assert committed(broker, "half-way", topic) == {0: (100, "mine")}
+    assert committed(broker, "all-read", topic) == {p: (ends[p], "") for p in range(PARTITIONS)}
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     configs = admin.describe_configs([resource])[resource].result(30)
@@ -138,6 +149,8 @@ def test_a_new_cluster_has_every_tiered_record_of_the_lost_one(broker, name):
 
     # It goes on where the lost one's tier ended, in the tier too, and through a restart.
     produce(broker, topic, 600)
+    commit(broker, "half-way", [TopicPartition(topic, 0, 110)])
+    wait_until(lambda: known_groups(broker).get("half-way") == 110, 30, "the new cluster's offsets are in the tier")
     wait_until(lambda: all(int(row["END"]) > ends[p] for p, row in status(broker, "-b", broker.bootstrap).items()), 90,
                "what is new is in the tier")
     broker.stop()
@@ -147,22 +160,48 @@ def test_a_new_cluster_has_every_tiered_record_of_the_lost_one(broker, name):
         assert [offset for offset, _ in found] == list(range(ends[partition] + 600 // PARTITIONS))
         assert found[:ends[partition]] == all_records[:ends[partition]]
     assert "0 gaps" in ottla_tier(broker, "check").stdout
+    assert committed(broker, "half-way", topic)[0][0] == 110
     # The new cluster writes down its own topics.
     create_topic(broker, f"{name}-new", 1)
     wait_until(lambda: f"{name}-new" in cluster_state(broker), 30, "the new topic is known in the tier")
 
 
-def cluster_state(broker: Broker) -> list[str]:
-    """The topics that a new cluster would get."""
+def newest_state(broker: Broker, folder: str) -> dict:
+    """The last of the numbered states in a folder of the tier."""
     url = broker.config["ottla.tier.url"]
     if url.startswith("file://"):
-        newest = sorted(Path(url.removeprefix("file://"), "tier/v1/cluster").glob("*.json"))
+        newest = sorted(Path(url.removeprefix("file://"), "tier/v1", folder).glob("*.json"))
         text = newest[-1].read_text() if newest else "{}"
     else:
         s3 = boto3.client("s3", endpoint_url=broker.config["ottla.tier.s3.endpoint"], region_name="us-east-1")
-        newest = s3.list_objects_v2(Bucket=BUCKET, Prefix="here/tier/v1/cluster/").get("Contents", [])
+        newest = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"here/tier/v1/{folder}/").get("Contents", [])
         text = s3.get_object(Bucket=BUCKET, Key=newest[-1]["Key"])["Body"].read() if newest else "{}"
-    return [topic["name"] for topic in json.loads(text).get("topics", [])]
+    return json.loads(text)
+
+
+def cluster_state(broker: Broker) -> list[str]:
+    """The topics that a new cluster would get."""
+    return [topic["name"] for topic in newest_state(broker, "cluster").get("topics", [])]
+
+
+def known_groups(broker: Broker) -> dict[str, int]:
+    """The groups whose offsets a new cluster would get, with one of these offsets."""
+    partitions = newest_state(broker, f"groups/{NODE_ID:010}").get("partitions", [])
+    return {one["group"]: one["offset"] for partition in partitions for one in partition["offsets"]}
+
+
+def commit(broker: Broker, group: str, offsets: list[TopicPartition]) -> None:
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group, "enable.auto.commit": False})
+    done = consumer.commit(offsets=offsets, asynchronous=False)
+    consumer.close()
+    assert not any(one.error for one in done), done
+
+
+def committed(broker: Broker, group: str, topic: str) -> dict[int, tuple[int, str]]:
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
+    found = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=30)
+    consumer.close()
+    return {one.partition: (one.offset, one.metadata or "") for one in found if one.offset >= 0}
 
 
 def test_nothing_is_restored_from_nothing(tmp_path):

@@ -28,6 +28,8 @@ pub struct Machine {
     pub(super) groups: BTreeMap<GroupId, Entry>,
     pub(super) timers: Timers,
     pub(super) phase: Phase,
+    /// Counts the changes of committed offsets.
+    pub(super) offsets_version: u64,
 }
 
 /// While loading, each record of a group replaces the group; afterwards it confirms what the group already is.
@@ -57,7 +59,13 @@ impl Entry {
 impl Machine {
     /// An empty machine that takes the records of the log.
     pub fn new(rules: Rules) -> Machine {
-        Machine { rules, groups: BTreeMap::new(), timers: Timers::default(), phase: Phase::Loading }
+        Machine {
+            rules,
+            groups: BTreeMap::new(),
+            timers: Timers::default(),
+            phase: Phase::Loading,
+            offsets_version: 0,
+        }
     }
 
     /// The log has been read to its end: sessions start to run.
@@ -70,6 +78,25 @@ impl Machine {
             effects.push(self.edit(&group_id, now, |draft| draft.on_loaded()).1);
         }
         effects
+    }
+
+    /// A number that another state of the committed offsets has not.
+    pub fn offsets_version(&self) -> u64 {
+        self.offsets_version
+    }
+
+    /// All that is committed, as records.
+    pub fn committed_offsets(&self) -> impl Iterator<Item = Record> {
+        self.groups.iter().flat_map(|(group_id, entry)| {
+            entry.offsets.iter().flat_map(move |(topic, partitions)| {
+                partitions.iter().map(move |(partition, committed)| Record::Offset {
+                    group_id: group_id.clone(),
+                    topic: topic.clone(),
+                    partition: *partition,
+                    value: Some(committed.clone()),
+                })
+            })
+        })
     }
 
     fn group(&self, group_id: &str) -> Option<&Group> {

@@ -39,7 +39,8 @@ mod subscription;
 mod timers;
 
 pub use offsets_log::{AppendError, OffsetsLog, ReadBatches, ReadError};
-pub use offsets_topic::{OFFSETS_TOPIC, partition_for};
+pub use offsets_topic::{OFFSETS_TOPIC, partition_for, topic_configs};
+pub use shard::batches_of;
 
 pub use replicas_log::ReplicasLog;
 pub use requests::*;
@@ -61,6 +62,14 @@ const LEADERSHIP_RETRY_MAX: Duration = Duration::from_millis(100);
 /// How long a request waits for its partition to be loaded, or the node for the broker's leaderships to be known here.
 /// Longer than an ordinary start takes, shorter than any client's patience.
 const LOADED_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// As of when a partition's committed offsets were looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetsVersion {
+    pub partition: i32,
+    pub leader_epoch: LeaderEpoch,
+    pub changes: u64,
+}
 
 /// Coordinates the groups whose `__consumer_offsets` partition this broker leads. One per broker.
 pub struct GroupCoordinator {
@@ -260,6 +269,31 @@ impl GroupCoordinator {
             }
         }
         Ok(groups)
+    }
+
+    /// How often the committed offsets changed in each partition that this broker coordinates; not in those that it is reading.
+    pub fn offsets_versions(&self) -> Vec<OffsetsVersion> {
+        let mut versions = Vec::new();
+        for shard in self.all_shards() {
+            let core = shard.core.lock();
+            if core.check_active().is_ok() {
+                let (partition, leader_epoch) = (shard.partition, core.leader_epoch);
+                versions.push(OffsetsVersion {
+                    partition,
+                    leader_epoch,
+                    changes: core.machine.offsets_version(),
+                });
+            }
+        }
+        versions
+    }
+
+    /// All that is committed in a partition; None if this broker does not coordinate it as of that version's epoch.
+    pub fn committed_offsets(&self, version: &OffsetsVersion) -> Option<Vec<records::Record>> {
+        let shard = self.shards.read().get(&version.partition).cloned()?;
+        let core = shard.core.lock();
+        core.check_active().ok()?;
+        (core.leader_epoch == version.leader_epoch).then(|| core.machine.committed_offsets().collect())
     }
 
     /// Makes certain that what is read of a group from here on is not older than this call: a coordinator that is cut off does not

@@ -73,6 +73,15 @@ impl OffsetsTopic {
     }
 }
 
+/// What the topic has of its own, on this cluster.
+pub fn topic_configs(config: &NodeConfig) -> Vec<(String, String)> {
+    vec![
+        ("cleanup.policy".to_owned(), "compact".to_owned()),
+        ("compression.type".to_owned(), "producer".to_owned()),
+        ("segment.bytes".to_owned(), config.group.offsets_topic_segment_bytes.to_string()),
+    ]
+}
+
 async fn create(metadata: &Metadata, config: &NodeConfig) -> Result<(), String> {
     let image = metadata.image();
     let voters = metadata.quorum().voters.into_iter().map(|voter| voter.id);
@@ -82,11 +91,7 @@ async fn create(metadata: &Metadata, config: &NodeConfig) -> Result<(), String> 
         partitions: config.group.offsets_topic_partitions,
         replication_factor: config.offsets_topic_replication_factor(nodes.len()),
         assignments: Vec::new(),
-        configs: vec![
-            ("cleanup.policy".to_owned(), "compact".to_owned()),
-            ("compression.type".to_owned(), "producer".to_owned()),
-            ("segment.bytes".to_owned(), config.group.offsets_topic_segment_bytes.to_string()),
-        ],
+        configs: topic_configs(config),
     };
     let submitted = metadata.submit(CreateTopics { topics: vec![topic], validate_only: false });
     let results = submitted.await.map_err(|error| error.to_string())?;

@@ -55,12 +55,14 @@ impl Machine {
     }
 
     fn put_offset(&mut self, group_id: GroupId, topic: Arc<str>, partition: i32, committed: CommittedOffset) {
+        self.offsets_version += 1;
         let entry = self.groups.entry(group_id).or_insert_with(|| Entry::new(committed.commit_ms));
         entry.offsets.entry(topic).or_default().insert(partition, committed);
     }
 
     fn drop_offset(&mut self, group_id: &GroupId, topic: &str, partition: i32) {
         let Some(entry) = self.groups.get_mut(group_id) else { return };
+        self.offsets_version += 1;
         if let Some(partitions) = entry.offsets.get_mut(topic) {
             partitions.remove(&partition);
             if partitions.is_empty() {

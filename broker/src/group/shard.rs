@@ -176,7 +176,7 @@ impl Core {
             let write_bytes = bytes_of(&write.records);
             if bytes + write_bytes > batch_bytes_max {
                 if write.records.iter().all(is_tombstone) {
-                    let batches = encode(&write.records, now, batch_bytes_max, codec);
+                    let batches = batches_of(&write.records, now.timestamp(), batch_bytes_max, codec);
                     return Some(NextAppend { batches, writes: vec![write] });
                 }
                 let error = match write.records.first() {
@@ -193,7 +193,12 @@ impl Core {
         if writes.is_empty() {
             return None;
         }
-        let batches = encode(writes.iter().flat_map(|write| &write.records), now, batch_bytes_max, codec);
+        let batches = batches_of(
+            writes.iter().flat_map(|write| &write.records),
+            now.timestamp(),
+            batch_bytes_max,
+            codec,
+        );
         Some(NextAppend { batches, writes })
     }
 
@@ -287,9 +292,9 @@ fn record_bytes(record: &Record) -> usize {
 }
 
 /// Batches of at most `batch_bytes_max`. A single record is known to fit.
-fn encode<'a>(
+pub fn batches_of<'a>(
     records: impl IntoIterator<Item = &'a Record>,
-    now: Now,
+    now: TimestampMs,
     batch_bytes_max: usize,
     codec: Codec,
 ) -> Vec<Bytes> {
@@ -305,7 +310,7 @@ fn encode<'a>(
             batches.push(build(std::mem::replace(&mut builder, BatchBuilder::new(options))));
         }
         let (key, value) = (record.key(), record.value());
-        if let Err(error) = builder.push(TimestampMs(now.wall_ms), Some(&key), value.as_deref(), &[]) {
+        if let Err(error) = builder.push(now, Some(&key), value.as_deref(), &[]) {
             panic!("a record within the topic's bounds was not taken: {error}");
         }
     }

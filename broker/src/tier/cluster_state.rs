@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_raft::{BrokerId, ConfigResource, Image, Metadata};
-use ottla_storage::tiering::cluster::{self, ClusterState, ClusterStateError, TopicState};
+use ottla_storage::tiering::cluster::{self, ClusterState, TopicState};
+use ottla_storage::tiering::numbered::NumberedError;
 use ottla_storage::tiering::store::StoreError;
 use tokio::time::sleep;
 
@@ -73,7 +74,7 @@ pub async fn run(tier: Arc<Tier>, metadata: Metadata, local: BrokerId) {
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error(transparent)]
-    State(#[from] ClusterStateError),
+    State(#[from] NumberedError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(

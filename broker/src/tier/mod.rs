@@ -4,7 +4,7 @@
 //! - [`read`]: what fetches and lookups of offsets ask of it.
 //! - [`manifests`]: those manifests, loaded once for all who wait.
 //! - [`open`]: the object store that the configuration names.
-//! - [`cluster_state`], [`restore`]: what a new cluster can be made of there, and how.
+//! - [`cluster_state`], [`group_offsets`], [`restore`]: what a new cluster can be made of there, and how.
 //!
 //! The truth about a partition's tier is its manifest in the store (`ottla_storage::tiering::manifest`). The metadata names the
 //! newest one and where it ends ([`ottla_raft::TierPosition`]), so that every replica knows which to load, and what may go from its disk.
@@ -12,6 +12,7 @@
 #[cfg(feature = "s3")]
 pub(crate) mod bucket;
 pub mod cluster_state;
+mod group_offsets;
 pub mod manifests;
 pub mod open;
 pub mod read;

@@ -1,7 +1,7 @@
 //! What of a partition is in the tier: one small object that is never changed, only followed by the next.
 //!
 //! `tier/v1/<topic id>/<partition>/manifest/<number>.json` holds everything about the partition's tier, as of that number. A
-//! leader that has uploaded segments, or wants to delete some, writes the next number with [`Condition::Absent`]. So of two
+//! leader that has uploaded segments, or wants to delete some, writes the next number, which has one writer. So of two
 //! brokers that both believe they lead, one hears that it does not; and a cluster can be made again from the bucket alone.
 //! An object is uploaded before the manifest names it, and deleted after one no longer does: whatever happens in between
 //! leaves objects that nobody names, never names without an object.
@@ -9,22 +9,17 @@
 //! The segments are of one history: from the log start on without a hole. They may overlap, since the next leader's segments may
 //! begin elsewhere; what lies in two of them is the same.
 
-use bytes::Bytes;
 use ottla_batch::{LeaderEpoch, Offset, TimestampMs};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::key::{SegmentKey, partition_prefix};
+use super::numbered::{self, Numbered, NumberedError};
 use super::object::Damaged;
-use super::store::{ByteRange, Condition, Content, ObjectStore, StoreError};
+use super::store::{ObjectStore, StoreError};
 
-const FORMAT: u32 = 1;
 /// 200,000 segments or so.
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
-/// How many stay for those that are just reading them, and for a look back.
-const KEPT: u64 = 3;
-/// Of reading the newest while newer ones come.
-const LOAD_ATTEMPTS: usize = 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -243,32 +238,43 @@ impl Manifest {
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&Written { format: FORMAT, manifest: self })
+        numbered::encode(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Manifest, Damaged> {
-        let malformed = |error: serde_json::Error| Damaged::new(format!("no manifest: {error}"));
-        // First, since nothing is known of the fields of another format.
-        let Format { format } = serde_json::from_slice(bytes).map_err(malformed)?;
-        if format != FORMAT {
-            return Err(Damaged::new(format!("it has format {format}, and {FORMAT} is known here")));
-        }
-        let Written { manifest, .. }: Written<Manifest> = serde_json::from_slice(bytes).map_err(malformed)?;
+        numbered::decode(bytes)
+    }
+}
+
+impl Numbered for Manifest {
+    const FORMAT: u32 = 1;
+    const BYTES_MAX: usize = MANIFEST_BYTES_MAX;
+    const WHAT: &'static str = "manifest";
+
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn check(&self) -> Result<(), Damaged> {
         let follows = |pair: &[TieredSegment]| {
             pair[0].base_offset < pair[1].base_offset
                 && pair[1].base_offset <= pair[0].valid_to
                 && pair[0].valid_to < pair[1].valid_to
         };
-        let is_whole = manifest.number > 0
-            && manifest.segments.windows(2).all(follows)
-            && manifest.segments.iter().all(TieredSegment::is_sound)
-            && manifest.segments.first().is_none_or(|first| first.valid_to > manifest.log_start_offset);
-        if is_whole { Ok(manifest) } else { Err(Damaged::new("its segments do not follow each other")) }
+        let is_whole = self.segments.windows(2).all(follows)
+            && self.segments.iter().all(TieredSegment::is_sound)
+            && self.segments.first().is_none_or(|first| first.valid_to > self.log_start_offset);
+        if is_whole { Ok(()) } else { Err(Damaged::new("its segments do not follow each other")) }
     }
 }
 
-fn name(prefix: &str, topic_id: Uuid, partition: i32, number: u64) -> String {
-    format!("{}{number:010}.json", manifests(prefix, topic_id, partition))
+impl From<NumberedError> for ManifestError {
+    fn from(error: NumberedError) -> ManifestError {
+        match error {
+            NumberedError::Store(error) => ManifestError::Store(error),
+            NumberedError::Damaged { key, what } => ManifestError::Damaged { key, what },
+        }
+    }
 }
 
 fn manifests(prefix: &str, topic_id: Uuid, partition: i32) -> String {
@@ -282,76 +288,25 @@ pub async fn load(
     topic_id: Uuid,
     partition: i32,
 ) -> Result<Option<Manifest>, ManifestError> {
-    let all = manifests(prefix, topic_id, partition);
-    for _ in 0..LOAD_ATTEMPTS {
-        let mut newest = None;
-        loop {
-            let page = store.list(&all, newest.as_deref()).await?;
-            newest = page.objects.into_iter().map(|object| object.key).next_back().or(newest);
-            if !page.is_cut {
-                break;
-            }
-        }
-        let Some(newest) = newest else { return Ok(None) };
-        match read(store, &newest).await {
-            // Newer ones came since, and it went.
-            Err(ManifestError::Store(StoreError::NotFound(_))) => {}
-            Ok(manifest) if name(prefix, topic_id, partition, manifest.number) == newest => {
-                return Ok(Some(manifest));
-            }
-            Ok(_) => {
-                return Err(ManifestError::Damaged {
-                    key: newest,
-                    what: "it is not what its key says".to_owned(),
-                });
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(StoreError::Unavailable(format!("{all} changes faster than it can be read")).into())
-}
-
-async fn read(store: &dyn ObjectStore, key: &str) -> Result<Manifest, ManifestError> {
-    let piece = store.get(key, ByteRange::Whole { bytes_max: MANIFEST_BYTES_MAX }).await?;
-    Manifest::decode(&piece.bytes)
-        .map_err(|damaged| ManifestError::Damaged { key: key.to_owned(), what: damaged.to_string() })
+    Ok(numbered::load(store, &manifests(prefix, topic_id, partition)).await?)
 }
 
 /// Writes the next manifest. After an error of the store nobody knows whether it is there: to be tried again as it is.
 /// Then removes those that are too old to be of use.
 pub async fn commit(store: &dyn ObjectStore, prefix: &str, manifest: &Manifest) -> Result<(), ManifestError> {
-    let name = |number| name(prefix, manifest.topic_id, manifest.partition, number);
-    let key = name(manifest.number);
-    let encoded =
-        manifest.encode().map_err(|error| StoreError::Content { key: key.clone(), source: error.into() })?;
-    match store.put(&key, Content::from(Bytes::from(encoded)), Condition::Absent).await {
+    let folder = manifests(prefix, manifest.topic_id, manifest.partition);
+    match numbered::claim(store, &folder, manifest).await {
         Ok(()) => {}
         Err(StoreError::Exists(_)) => {
-            let there = read(store, &key).await?;
+            let there: Manifest = numbered::claimed(store, &folder, manifest.number).await?;
             if there.writer != manifest.writer {
                 return Err(ManifestError::Fenced { number: manifest.number, writer: there.writer });
             }
         }
         Err(error) => return Err(error.into()),
     }
-    if let Some(old) = manifest.number.checked_sub(KEPT).filter(|old| *old > 0) {
-        // One that stays costs its bytes, and is older than the newest all the same.
-        let _ = store.delete(&[name(old)]).await;
-    }
+    numbered::remove_old(store, &folder, manifest.number).await;
     Ok(())
-}
-
-#[derive(Deserialize)]
-struct Format {
-    format: u32,
-}
-
-/// As it lies in the store.
-#[derive(Serialize, Deserialize)]
-struct Written<M> {
-    format: u32,
-    #[serde(flatten)]
-    manifest: M,
 }
 
 /// Kafka's text form.

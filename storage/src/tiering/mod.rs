@@ -6,6 +6,8 @@
 //! - [`reader`]: reads such objects, with a cache in memory that all readers share.
 //! - [`manifest`]: what of a partition is there.
 //! - [`cluster`]: what of the cluster is there besides.
+//! - [`groups`]: how far consumer groups have read.
+//! - [`numbered`]: how these three are kept.
 //! - [`key`]: the names of these objects.
 //! - [`spool`]: a file for an object in the making.
 //! - `testing` (with the feature of this name): what a store must keep to, as tests.
@@ -16,8 +18,10 @@
 mod cache;
 pub mod cluster;
 pub mod directory;
+pub mod groups;
 pub mod key;
 pub mod manifest;
+pub mod numbered;
 pub mod object;
 pub mod reader;
 pub mod spool;

@@ -104,8 +104,9 @@ async fn restore(node: &NodeArgs) -> Result<(), CliError> {
     let mut out = BufWriter::new(io::stdout().lock());
     writeln!(
         out,
-        "restored {} topics with {} partitions and {} offsets; `ottla start` with this configuration starts the cluster",
-        restored.topics, restored.partitions, restored.offsets
+        "restored {} topics with {} partitions and {} offsets, and how far {} groups had read; `ottla start` with this configuration \
+         starts the cluster",
+        restored.topics, restored.partitions, restored.offsets, restored.groups
     )?;
     Ok(out.flush()?)
 }

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use ottla_batch::TimestampMs;
+
 use super::records::Record;
 use super::state::{Group, Member, Token};
 use super::{GroupError, GroupId, GroupState, JoinRefused, Joined, MemberId, PartitionResults, Synced};
@@ -26,6 +28,12 @@ pub struct Now {
     pub wall_ms: i64,
     /// Milliseconds of a clock that never goes back: what timers run on.
     pub ms: u64,
+}
+
+impl Now {
+    pub fn timestamp(self) -> TimestampMs {
+        TimestampMs(self.wall_ms)
+    }
 }
 
 /// The bounds and delays in force (Kafka's `group.*` and `offset*` configs).

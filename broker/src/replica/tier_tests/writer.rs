@@ -30,8 +30,9 @@ impl Writers {
     fn start_one(&mut self, cluster: &Cluster, id: i32) {
         let broker = &cluster.brokers[&id].broker;
         let (tier, replicas) = (broker.tier.clone().unwrap(), Arc::clone(&broker.replicas));
+        let groups = Arc::clone(&broker.groups);
         let metrics = Metrics::new();
-        let writer = TierWriter::start(tier, replicas, Arc::clone(&broker.config), &metrics);
+        let writer = TierWriter::start(tier, replicas, groups, Arc::clone(&broker.config), &metrics);
         self.0.insert(id, (writer, metrics));
     }
 

@@ -23,8 +23,10 @@ use ottla_raft::TopicId;
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::group_offsets::GroupOffsetsWriter;
 use super::{Tier, cluster_state};
 use crate::config::{NodeConfig, TierWriteConfig};
+use crate::group::GroupCoordinator;
 use crate::metrics::Metrics;
 use crate::replica::quota::Quota;
 use crate::replica::{Replica, ReplicaManager};
@@ -62,6 +64,7 @@ impl TierWriter {
     pub fn start(
         tier: Arc<Tier>,
         replicas: Arc<ReplicaManager>,
+        groups: Arc<GroupCoordinator>,
         config: Arc<NodeConfig>,
         metrics: &Metrics,
     ) -> TierWriter {
@@ -74,9 +77,12 @@ impl TierWriter {
         let turns = tokio::spawn(Turns::new(Arc::clone(&context)).run());
         let replicas = &context.replicas;
         let (metadata, local) = (replicas.metadata().clone(), replicas.local());
+        let offsets =
+            GroupOffsetsWriter { tier: context.tier.clone(), groups, metadata: metadata.clone(), local };
+        let noting = tokio::spawn(offsets.run(context.settings().interval));
         let describing = tokio::spawn(cluster_state::run(context.tier.clone(), metadata, local));
         let deleting = tokio::spawn(Deletions::new(context).run());
-        TierWriter { tasks: vec![reporting, turns, describing, deleting] }
+        TierWriter { tasks: vec![reporting, turns, noting, describing, deleting] }
     }
 
     /// Whatever is under way is given up: it is as if the process had been killed, which is safe at any moment.

@@ -6,8 +6,9 @@ use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::disk::{Disk, SimulatedDisk};
-use crate::tiering::cluster::{ClusterState, ClusterStateError, TopicState, commit, load};
+use crate::tiering::cluster::{ClusterState, TopicState, commit, load};
 use crate::tiering::directory::DirectoryStore;
+use crate::tiering::numbered::NumberedError;
 use crate::tiering::store::{Condition, StoreError};
 use crate::tiering::testing::{keys, put};
 
@@ -50,5 +51,5 @@ fn the_newest_state_is_found_and_a_number_has_one_writer() {
     assert_eq!(now(keys(&store, "p/tier/v1/cluster/", None)).len(), 3, "old ones are removed");
     now(put(&store, "p/tier/v1/cluster/0000000006.json", "{", Condition::None)).unwrap();
     let told = now(load(&store, "p/")).unwrap_err();
-    assert!(matches!(&told, ClusterStateError::Damaged { key, .. } if key.ends_with("6.json")), "{told}");
+    assert!(matches!(&told, NumberedError::Damaged { key, .. } if key.ends_with("6.json")), "{told}");
 }

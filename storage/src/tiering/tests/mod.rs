@@ -1,5 +1,6 @@
 mod cluster;
 mod directory;
+mod groups;
 mod key;
 mod manifest;
 mod reader;
