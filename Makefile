@@ -13,7 +13,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
-.PHONY: sim sim-short sim-build tier-large tier-bench stock-tables lake-engines
+.PHONY: sim sim-short sim-build tier-large tier-bench lake-bench stock-tables lake-engines
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short cluster-short stock lake sim-short
@@ -142,6 +142,14 @@ tier-bench: setup
 	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
 	$(CARGO) build --release -p ottla
 	$(PYTHON) benches/tier/read.py $(TIER_ARGS)
+
+# Topics with tables: when rows are visible, what producers notice, what the store is asked for: see the head of the script.
+LAKE_ARGS ?=
+lake-bench: setup
+	$(BEGIN)
+	@echo '#include <librdkafka/rdkafka.h>' | cc -E -x c - >/dev/null 2>&1 || apt-get install -y -qq librdkafka-dev
+	$(CARGO) build --release -p ottla
+	$(PYTHON) benches/lake/tables.py $(LAKE_ARGS)
 
 # The same load on Apache Kafka and on Ottla, COMPARE_ARGS="--rounds 3 --scale 1": see the head of the script. Compiles its
 # load with cc against librdkafka.

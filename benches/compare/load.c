@@ -4,6 +4,10 @@
  *   load consume  BOOTSTRAP TOPIC RECORDS                all records from the beginning, all partitions
  *   load latency  BOOTSTRAP TOPIC RECORDS SIZE RATE      paced producer and consumer in one process: end to end
  *   load first    BOOTSTRAP TOPIC                        waits until the first record is acknowledged with acks=all
+ *   load rows     BOOTSTRAP TOPIC FILE MB_PER_S SECONDS ACKS_FILE
+ *                                                        the lines of a file as records, paced, acks=all: time to the
+ *                                                        acknowledgement. One in a thousand is written to ACKS_FILE:
+ *                                                        partition, offset, Unix time of the acknowledgement
  *
  * Prints one line of JSON. Every run is bounded by its number of records and by DEADLINE_S. */
 
@@ -238,6 +242,97 @@ static int run_first(const char *bootstrap, const char *name) {
     return acknowledged == 1 ? 0 : 1;
 }
 
+static struct {
+    double *took;
+    int64_t room;
+    FILE *file;
+} acks;
+
+static void row_delivered(rd_kafka_t *client, const rd_kafka_message_t *message, void *opaque) {
+    delivered(client, message, opaque);
+    if (message->err) return;
+    int64_t at = acknowledged - 1;
+    if (at < acks.room) acks.took[at] = (double)rd_kafka_message_latency(message) / 1e6;
+    if (at % 1000 == 0) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        fprintf(acks.file, "%d %lld %lld.%06ld\n", message->partition, (long long)message->offset, (long long)t.tv_sec,
+                t.tv_nsec / 1000);
+    }
+}
+
+struct lines {
+    char **lines;
+    size_t *sizes;
+    size_t count;
+};
+
+static struct lines lines_of(const char *path) {
+    struct lines read = {NULL, NULL, 0};
+    FILE *file = fopen(path, "r");
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t size;
+    while (file && (size = getline(&line, &room, file)) > 1) {
+        read.lines = realloc(read.lines, (read.count + 1) * sizeof *read.lines);
+        read.sizes = realloc(read.sizes, (read.count + 1) * sizeof *read.sizes);
+        read.lines[read.count] = line;
+        read.sizes[read.count++] = (size_t)size - 1;
+        line = NULL;
+        room = 0;
+    }
+    if (!read.count) {
+        fprintf(stderr, "%s: no lines\n", path);
+        exit(2);
+    }
+    fclose(file);
+    return read;
+}
+
+static int run_rows(const char *bootstrap, const char *name, const char *path, double rate, double seconds,
+                    const char *acks_path) {
+    struct lines rows = lines_of(path);
+    size_t bytes_of_all = 0;
+    for (size_t i = 0; i < rows.count; i++) bytes_of_all += rows.sizes[i];
+    acks.room = (int64_t)(rate * seconds / ((double)bytes_of_all / (double)rows.count) * 1.1) + 1000;
+    acks.took = malloc(sizeof(double) * (size_t)acks.room);
+    acks.file = fopen(acks_path, "w");
+    if (!acks.file) {
+        fprintf(stderr, "%s cannot be written\n", acks_path);
+        return 2;
+    }
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    set(conf, "bootstrap.servers", bootstrap);
+    set(conf, "acks", "all");
+    set(conf, "linger.ms", "5");
+    rd_kafka_conf_set_dr_msg_cb(conf, row_delivered);
+    rd_kafka_t *client = create(RD_KAFKA_PRODUCER, conf);
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(client, name, NULL);
+    partitions_of(client, topic);
+    double begin = now_s(), now, sent = 0;
+    int64_t i = 0;
+    while ((now = now_s()) - begin < seconds) {
+        for (double due = (now - begin) * rate; sent < due; i++) {
+            size_t at = (size_t)i % rows.count;
+            give(client, topic, RD_KAFKA_PARTITION_UA, rows.lines[at], rows.sizes[at]);
+            sent += (double)rows.sizes[at];
+        }
+        rd_kafka_poll(client, 1);
+    }
+    rd_kafka_flush(client, 60000);
+    double took = now_s() - begin;
+    fclose(acks.file);
+    /* The first second warms both sides up. */
+    int64_t counted = acknowledged < acks.room ? acknowledged : acks.room, warm = (int64_t)((double)counted / took);
+    counted -= warm;
+    qsort(acks.took + warm, (size_t)counted, sizeof(double), ascending);
+#define ACKED(q) (counted ? acks.took[warm + (int64_t)((double)(counted - 1) * (q))] * 1e3 : 0)
+    printf("{\"records\": %lld, \"failed\": %lld, \"bytes\": %.0f, \"mb_per_s\": %.2f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, "
+           "\"p999_ms\": %.3f}\n", (long long)acknowledged, (long long)failed, sent, sent / took / 1e6, ACKED(0.5), ACKED(0.99),
+           ACKED(0.999));
+    return acknowledged == i ? 0 : 1;
+}
+
 int main(int count, char **arguments) {
     if (count == 7 && !strcmp(arguments[1], "produce"))
         return run_produce(arguments[2], arguments[3], atoll(arguments[4]), (size_t)atoll(arguments[5]), arguments[6]);
@@ -245,6 +340,8 @@ int main(int count, char **arguments) {
     if (count == 7 && !strcmp(arguments[1], "latency"))
         return run_latency(arguments[2], arguments[3], atoll(arguments[4]), (size_t)atoll(arguments[5]), atof(arguments[6]));
     if (count == 4 && !strcmp(arguments[1], "first")) return run_first(arguments[2], arguments[3]);
-    fprintf(stderr, "usage: load produce|consume|latency|first BOOTSTRAP TOPIC ...\n");
+    if (count == 8 && !strcmp(arguments[1], "rows"))
+        return run_rows(arguments[2], arguments[3], arguments[4], atof(arguments[5]) * 1e6, atof(arguments[6]), arguments[7]);
+    fprintf(stderr, "usage: load produce|consume|latency|first|rows BOOTSTRAP TOPIC ...\n");
     return 2;
 }
