@@ -214,14 +214,16 @@ async fn start_as(
     let store = match &config.tier {
         Some(place) if config.roles.broker || config.has_remote_tier() => {
             let disk = tier_disk.as_ref().unwrap_or(&disk);
-            Some(tier::open::open(place, disk, config.node_id).await?)
+            let opened = tier::open::open(place, disk, config.node_id).await?;
+            tier::store_metrics::register(&opened.store, &metrics);
+            Some(opened)
         }
         _ => None,
     };
     let tier = store
         .as_ref()
         .filter(|_| config.has_remote_tier())
-        .map(|opened| Tier::new(opened.store.clone(), &opened.prefix, &config, &metrics));
+        .map(|opened| Tier::new(opened.store.clone(), &opened.prefix, &config, &metrics, &disk));
     let restored = match origin {
         Origin::Directories => Restored::default(),
         Origin::Tier => {

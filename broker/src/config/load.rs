@@ -82,6 +82,7 @@ impl Loader {
             log_dirs,
             tier_read: TierReadConfig {
                 cache_bytes_max: self.size("ottla.tier.read.cache.bytes"),
+                disk_cache_bytes_max: self.size("ottla.tier.read.cache.disk.bytes"),
                 answers_bytes_max: self.size("ottla.tier.read.answers.bytes"),
                 waiting_max: self.size("remote.log.reader.max.pending.tasks"),
                 quota_window: self.quota_window("remote.log.manager.fetch"),

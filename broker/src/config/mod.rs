@@ -329,6 +329,8 @@ pub struct DynamicConfig {
 pub struct TierReadConfig {
     /// `ottla.tier.read.cache.bytes`
     pub cache_bytes_max: usize,
+    /// `ottla.tier.read.cache.disk.bytes`
+    pub disk_cache_bytes_max: usize,
     /// `ottla.tier.read.answers.bytes`
     pub answers_bytes_max: usize,
     /// `remote.log.reader.max.pending.tasks`

@@ -250,7 +250,7 @@ impl Cluster {
         let epoch = metadata.submit(register).await.unwrap().unwrap();
         let metrics = Metrics::new();
         let store = self.store.clone().map(|store| store as Arc<dyn ObjectStore>);
-        let tier = store.map(|store| Tier::new(store, "cluster/", &config, &metrics));
+        let tier = store.map(|store| Tier::new(store, "cluster/", &config, &metrics, &Disk::real()));
         let replicas = ReplicaManager::start(ReplicaOptions {
             unusable_dirs: Vec::new(),
             local: BrokerId(id),

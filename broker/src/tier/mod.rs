@@ -3,7 +3,7 @@
 //! - [`Tier`]: the store, its reader, and the manifests that say what of a partition is there.
 //! - [`read`]: what fetches and lookups of offsets ask of it.
 //! - [`manifests`]: those manifests, loaded once for all who wait.
-//! - [`open`]: the object store that the configuration names.
+//! - [`open`]: the object store that the configuration names; [`store_metrics`]: what it is asked for.
 //! - [`cluster_state`], [`group_offsets`], [`restore`]: what a new cluster can be made of there, and how.
 //!
 //! The truth about a partition's tier is its manifest in the store (`ottla_storage::tiering::manifest`). The metadata names the
@@ -19,12 +19,15 @@ pub mod read;
 mod read_metrics;
 mod read_store;
 pub mod restore;
+pub mod store_metrics;
 pub mod writer;
 
 use std::sync::Arc;
 
 use ottla_raft::TopicId;
+use ottla_storage::disk::Disk;
 use ottla_storage::tiering::Spawn;
+use ottla_storage::tiering::disk_cache::DiskCache;
 use ottla_storage::tiering::manifest::{Manifest, ManifestError};
 use ottla_storage::tiering::reader::{ReaderConfig, RemoteReader};
 use ottla_storage::tiering::store::ObjectStore;
@@ -36,6 +39,10 @@ use read_store::ReadStore;
 
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
+use crate::threads;
+
+/// Of the disk cache, in the first of `log.dirs`.
+const DISK_CACHE: &str = "ottla-tier-cache";
 
 /// The tier of this cluster, as this node reaches it.
 pub struct Tier {
@@ -49,12 +56,13 @@ pub struct Tier {
 }
 
 impl Tier {
-    /// `prefix`: of all keys of this cluster, empty or with a slash at its end. Needs a tokio runtime.
+    /// `prefix`: of all keys of this cluster, empty or with a slash at its end. `disk`: of the log directories. Needs a tokio runtime.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         prefix: &str,
         config: &Arc<NodeConfig>,
         metrics: &Metrics,
+        disk: &Disk,
     ) -> Arc<Tier> {
         let spawn: Spawn = Arc::new(|task| drop(tokio::spawn(task)));
         let read_metrics = ReadMetrics::register(metrics);
@@ -66,7 +74,7 @@ impl Tier {
             ..ReaderConfig::default()
         };
         let tier = Arc::new(Tier {
-            reader: RemoteReader::new(Arc::new(read_store), prefix, spawn, reader),
+            reader: RemoteReader::new(Arc::new(read_store), prefix, spawn, reader, disk_cache(config, disk)),
             manifests: Arc::default(),
             budget: Budget::new(limits.waiting_max, limits.answers_bytes_max),
             failures: Failures::default(),
@@ -118,5 +126,20 @@ impl Tier {
     /// The topic is deleted.
     pub fn forget(&self, topic: TopicId) {
         self.manifests.forget(topic);
+        self.reader.forget_topic(topic.0);
     }
+}
+
+/// None: it is switched off, or cannot be used, which is no reason not to read.
+fn disk_cache(config: &NodeConfig, disk: &Disk) -> Option<DiskCache> {
+    let directory = config.log_dirs.first()?.join(DISK_CACHE);
+    let opened = match config.tier_read.disk_cache_bytes_max {
+        0 => disk.remove_dir_all(&directory).map(|()| None),
+        bytes_max => DiskCache::open(disk, &directory, bytes_max as u64, threads::beside()).map(Some),
+    };
+    opened.unwrap_or_else(|error| {
+        let directory = directory.display();
+        tracing::warn!(%directory, %error, "reads of the remote tier go without a disk cache");
+        None
+    })
 }

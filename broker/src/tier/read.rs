@@ -5,7 +5,8 @@
 //!
 //! What that costs is bounded apart from everything else. The store is asked at most `remote.log.reader.threads` times at once and no
 //! faster than `remote.log.manager.fetch.max.bytes.per.second` ([`super::read_store`]); `remote.log.reader.max.pending.tasks`
-//! partitions wait at once; `ottla.tier.read.cache.bytes` are kept of what came; answers that clients have not taken yet hold
+//! partitions wait at once; of what came `ottla.tier.read.cache.bytes` are kept in memory and `ottla.tier.read.cache.disk.bytes` on the disk of
+//! the first log directory; answers that clients have not taken yet hold
 //! `ottla.tier.read.answers.bytes`. While clients that take nothing hold all of those, every other read still gets one batch: it is
 //! slow then, but nobody is stopped by others. Reads of local records share none of these.
 
@@ -330,7 +331,7 @@ mod tests {
         let room = (batches.len() + 10).to_string();
         let config = NodeConfig::load(None, &[("ottla.tier.read.answers.bytes".to_owned(), room)]).unwrap();
         let metrics = Metrics::new();
-        let tier = Tier::new(Arc::new(store), "", &Arc::new(config), &metrics);
+        let tier = Tier::new(Arc::new(store), "", &Arc::new(config), &metrics, &Disk::real());
         let held = tier.counted(&batches).await;
         assert_eq!(held, batches);
         assert_eq!(tier.budget().answers_bytes(), batches.len());

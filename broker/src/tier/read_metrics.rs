@@ -99,11 +99,26 @@ impl Collector for Caches {
                 counter.encode(encoder.encode_descriptor(&name, help, None, counter.metric_type())?)
             };
             counter("hits", "Reads that found what they wanted in memory, or on its way there", counts.hits)?;
-            counter("misses", "Reads that had to ask the object store", counts.misses)?;
+            counter("misses", "Reads that found neither", counts.misses)?;
             let held = ConstGauge::new(i64::try_from(counts.held_bytes).unwrap_or(i64::MAX));
             let name = format!("tier_cache_{cache}_held");
             let help = "Bytes in memory, those on their way there included";
             held.encode(encoder.encode_descriptor(&name, help, Some(&Unit::Bytes), held.metric_type())?)?;
+        }
+        if let Some(counts) = tier.reader().disk_counts() {
+            let mut counter = |name: &str, help: &str, value: u64| {
+                let counter = ConstCounter::new(value);
+                let name = format!("tier_cache_disk_{name}");
+                counter.encode(encoder.encode_descriptor(&name, help, None, counter.metric_type())?)
+            };
+            counter("hits", "Pieces that were not in memory, but on the disk", counts.hits)?;
+            counter("misses", "Pieces that the object store was asked for", counts.misses)?;
+            let help = "Files of pieces that could not be written, or were not read as they had been written";
+            counter("failures", help, counts.failures)?;
+            let held = ConstGauge::new(i64::try_from(counts.held_bytes).unwrap_or(i64::MAX));
+            let help = "Bytes on the disk, those being written included";
+            let name = "tier_cache_disk_held";
+            held.encode(encoder.encode_descriptor(name, help, Some(&Unit::Bytes), held.metric_type())?)?;
         }
         let answers = ConstGauge::new(i64::try_from(tier.budget().answers_bytes()).unwrap_or(i64::MAX));
         let help = "Bytes of answers from the tier that clients have not taken yet";

@@ -395,12 +395,18 @@ impl State {
         }
     }
 
+    /// Of files that have a name: a file gives its room back when it is removed.
     fn used(&self) -> u64 {
+        let dirs = self.inodes.values().filter_map(|inode| match inode {
+            Inode::Dir(dir) => Some(dir),
+            Inode::File(_) => None,
+        });
+        let named = dirs.flat_map(|dir| dir.current.values()).filter_map(|id| self.inodes.get(id));
         let len = |inode: &Inode| match inode {
             Inode::File(file) => file.current.len() as u64,
             Inode::Dir(_) => 0,
         };
-        self.inodes.values().map(len).sum()
+        named.map(len).sum()
     }
 
     /// Counts a changing operation and answers whether it fails.

@@ -4,6 +4,7 @@
 //! - [`directory`]: the embedded one, a local directory with the layout of a bucket.
 //! - [`object`]: the object that holds one segment, and how a reader finds its way in it.
 //! - [`reader`]: reads such objects, with a cache in memory that all readers share.
+//! - [`disk_cache`]: what of them is kept on a local disk.
 //! - [`manifest`]: what of a partition is there.
 //! - [`cluster`]: what of the cluster is there besides.
 //! - [`groups`]: how far consumer groups have read.
@@ -18,6 +19,7 @@
 mod cache;
 pub mod cluster;
 pub mod directory;
+pub mod disk_cache;
 pub mod groups;
 pub mod key;
 pub mod manifest;

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use ottla_batch::{BatchHeader, HEADER_LEN, LeaderEpoch, Offset, TimestampMs};
+use uuid::Uuid;
 
 use super::cache::{Cache, CacheCounts, Kept, Spawn};
+use super::disk_cache::{DiskCache, DiskCacheCounts};
 use super::key::SegmentKey;
 use super::object::{Damaged, FOOTER_BYTES, Footer, Indexes, Section};
 use super::store::{ByteRange, ObjectStore, StoreError};
@@ -21,7 +23,7 @@ use crate::log::{AbortedTransaction, TimestampedOffset};
 
 #[derive(Debug, Clone, Copy)]
 pub struct ReaderConfig {
-    /// What one request brings, and what lies at multiples of it in the object.
+    /// What one request brings, from a multiple of it in the object on; the last one brings what is left as well, if that is less.
     pub chunk_bytes: NonZeroUsize,
     /// Of chunks in memory, those on their way included.
     pub cache_bytes_max: usize,
@@ -63,10 +65,10 @@ pub struct RemoteBatches {
 
 /// A piece of an object: position and length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct ChunkId {
-    key: SegmentKey,
-    position: u64,
-    len: usize,
+pub(super) struct ChunkId {
+    pub(super) key: SegmentKey,
+    pub(super) position: u64,
+    pub(super) len: usize,
 }
 
 impl Kept for Bytes {
@@ -95,6 +97,8 @@ struct Source {
     store: Arc<dyn ObjectStore>,
     prefix: String,
     tail_bytes: usize,
+    /// Asked before the store.
+    disk_cache: Option<DiskCache>,
 }
 
 pub struct RemoteReader {
@@ -111,6 +115,7 @@ impl RemoteReader {
         prefix: &str,
         spawn: Spawn,
         config: ReaderConfig,
+        disk_cache: Option<DiskCache>,
     ) -> RemoteReader {
         RemoteReader {
             config,
@@ -118,6 +123,7 @@ impl RemoteReader {
                 store,
                 prefix: prefix.to_owned(),
                 tail_bytes: config.tail_bytes.max(FOOTER_BYTES),
+                disk_cache,
             }),
             chunks: Cache::new(spawn.clone(), config.cache_bytes_max),
             heads: Cache::new(spawn, config.heads_bytes_max),
@@ -132,6 +138,18 @@ impl RemoteReader {
     /// Of the footers and indexes.
     pub fn head_counts(&self) -> CacheCounts {
         self.heads.counts()
+    }
+
+    /// None without one.
+    pub fn disk_counts(&self) -> Option<DiskCacheCounts> {
+        self.source.disk_cache.as_ref().map(DiskCache::counts)
+    }
+
+    /// The topic is deleted: nothing of it stays on the disk.
+    pub fn forget_topic(&self, topic_id: Uuid) {
+        if let Some(disk_cache) = &self.source.disk_cache {
+            disk_cache.forget_topic(topic_id);
+        }
     }
 
     pub async fn footer(&self, key: &SegmentKey) -> Result<Footer, RemoteReadError> {
@@ -304,17 +322,25 @@ impl RemoteReader {
                 .step_by(self.config.chunk_bytes.get())
                 .chain([at + batch.len() as u64 - 1])
             {
-                self.chunks.forget(&self.chunk_id(key, position, end));
+                let id = self.chunk_id(key, position, end);
+                self.chunks.forget(&id);
+                if let Some(disk_cache) = &self.source.disk_cache {
+                    disk_cache.forget(&id);
+                }
             }
             self.source.damaged(key, &Damaged::new(format!("at position {at}: {what}")))
         })
     }
 
-    /// The piece that holds `position` of a section that ends at `end`.
+    /// The piece that holds `position` of a section that ends at `end`. A request costs the same however little it brings, so
+    /// what is left at the end comes with the last whole piece.
     fn chunk_id(&self, key: &SegmentKey, position: u64, end: u64) -> ChunkId {
         let chunk_bytes = self.config.chunk_bytes.get() as u64;
-        let start = position / chunk_bytes * chunk_bytes;
-        ChunkId { key: *key, position: start, len: (end - start).min(chunk_bytes) as usize }
+        let last = (end / chunk_bytes).saturating_sub(1);
+        let index = (position / chunk_bytes).min(last);
+        let start = index * chunk_bytes;
+        let len = if index == last { end - start } else { chunk_bytes };
+        ChunkId { key: *key, position: start, len: len as usize }
     }
 
     async fn chunk_of(
@@ -425,7 +451,15 @@ impl Source {
 }
 
 async fn fetch_chunk(source: Arc<Source>, id: ChunkId) -> Result<Bytes, RemoteReadError> {
-    source.fetch(&id.key, id.position, id.len).await
+    let Some(disk_cache) = &source.disk_cache else {
+        return source.fetch(&id.key, id.position, id.len).await;
+    };
+    if let Some(bytes) = disk_cache.get(&id).await {
+        return Ok(bytes);
+    }
+    let bytes = source.fetch(&id.key, id.position, id.len).await?;
+    disk_cache.put(id, bytes.clone());
+    Ok(bytes)
 }
 
 async fn fetch_head(source: Arc<Source>, key: SegmentKey) -> Result<Arc<Head>, RemoteReadError> {

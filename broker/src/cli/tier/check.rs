@@ -67,6 +67,7 @@ pub(super) async fn check(store: &TierStore, footers: bool) -> Result<Found, Cli
         &store.prefix,
         Arc::new(|task| drop(tokio::spawn(task))),
         ReaderConfig::default(),
+        None,
     );
     let all = format!("{}tier/v1/", store.prefix);
     let mut after: Option<String> = None;

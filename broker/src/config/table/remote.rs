@@ -67,6 +67,8 @@ pub(super) const KEYS: &[Key] = &[
         "Requests to the object store for reading at the same time."),
     key("ottla.tier.read.cache.bytes", Long, Is("134217728"), AtLeast(1), ReadOnly, Used,
         "Memory for batches that were read from the remote tier; a quarter of it again for indexes."),
+    key("ottla.tier.read.cache.disk.bytes", Long, Is("1073741824"), AtLeast(0), ReadOnly, Used,
+        "Space in the first of `log.dirs` for batches that were read from the remote tier, until the next start; 0 for none. Nothing is written to it while less than a tenth of the disk is free."),
     key("ottla.tier.read.answers.bytes", Long, Is("67108864"), AtLeast(1), ReadOnly, Used,
         "Memory for answers from the remote tier that clients have not taken yet."),
     key("remote.log.storage.manager.class.name", String, Null, NonEmpty, ReadOnly, Known,

@@ -1,5 +1,6 @@
 mod cluster;
 mod directory;
+mod disk_cache;
 mod groups;
 mod key;
 mod manifest;

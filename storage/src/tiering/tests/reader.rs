@@ -13,20 +13,21 @@ use uuid::Uuid;
 
 use crate::log::tests::support::*;
 use crate::tiering::Spawn;
+use crate::tiering::disk_cache::DiskCache;
 use crate::tiering::key::SegmentKey;
 use crate::tiering::object::{Footer, Section};
 use crate::tiering::reader::{ReaderConfig, RemoteReadError, RemoteReader};
 use crate::tiering::store::{Answer, ByteRange, Condition, Content, ObjectStore, Page, Piece, StoreError};
 
 /// Objects in memory.
-struct Scripted {
-    objects: Mutex<HashMap<String, Bytes>>,
+pub(super) struct Scripted {
+    pub(super) objects: Mutex<HashMap<String, Bytes>>,
     asked: Mutex<Vec<ByteRange>>,
     /// A get takes a permit and gives it back.
     open: Semaphore,
     failures: Mutex<Vec<StoreError>>,
     /// The next answer has this byte of it changed.
-    damage: Mutex<Option<usize>>,
+    pub(super) damage: Mutex<Option<usize>>,
 }
 
 impl ObjectStore for Scripted {
@@ -69,18 +70,18 @@ impl ObjectStore for Scripted {
 }
 
 /// No limit.
-const END: Offset = Offset(i64::MAX);
+pub(super) const END: Offset = Offset(i64::MAX);
 
-struct Tier {
-    store: Arc<Scripted>,
-    reader: Arc<RemoteReader>,
-    keys: Vec<SegmentKey>,
+pub(super) struct Tier {
+    pub(super) store: Arc<Scripted>,
+    pub(super) reader: Arc<RemoteReader>,
+    pub(super) keys: Vec<SegmentKey>,
     /// Of the local log.
-    batches: Vec<Bytes>,
+    pub(super) batches: Vec<Bytes>,
     log: TestLog,
 }
 
-const SMALL: ReaderConfig = ReaderConfig {
+pub(super) const SMALL: ReaderConfig = ReaderConfig {
     chunk_bytes: NonZeroUsize::new(700).unwrap(),
     cache_bytes_max: 2_100,
     heads_bytes_max: 1_500,
@@ -89,6 +90,10 @@ const SMALL: ReaderConfig = ReaderConfig {
 
 /// All sealed segments of a log with small and large batches and an abort.
 fn tier(config: ReaderConfig) -> Tier {
+    tier_with(config, None)
+}
+
+pub(super) fn tier_with(config: ReaderConfig, disk_cache: Option<DiskCache>) -> Tier {
     let mut log = TestLog::new(crate::log::LogConfig { segment_bytes: 6_000, ..small_config() });
     for n in 0..60i64 {
         log.append(&batch_at(1 + (n as usize * 7) % 40, NOW.0 + n * 10)).unwrap();
@@ -97,10 +102,10 @@ fn tier(config: ReaderConfig) -> Tier {
             log.append_marker(9, ControlKind::Abort);
         }
     }
-    tier_of(log, config)
+    tier_of(log, config, disk_cache)
 }
 
-fn tier_of(mut log: TestLog, config: ReaderConfig) -> Tier {
+fn tier_of(mut log: TestLog, config: ReaderConfig, disk_cache: Option<DiskCache>) -> Tier {
     log.sync();
     let (mut objects, mut keys, mut batches) = (HashMap::new(), Vec::new(), Vec::new());
     let mut next = Offset(0);
@@ -135,12 +140,12 @@ fn tier_of(mut log: TestLog, config: ReaderConfig) -> Tier {
         damage: Mutex::default(),
     });
     let spawn: Spawn = Arc::new(|task| drop(tokio::spawn(task)));
-    let reader = Arc::new(RemoteReader::new(store.clone(), "cluster/", spawn, config));
+    let reader = Arc::new(RemoteReader::new(store.clone(), "cluster/", spawn, config, disk_cache));
     Tier { store, reader, keys, batches, log }
 }
 
 impl Tier {
-    fn asked(&self) -> usize {
+    pub(super) fn asked(&self) -> usize {
         self.store.asked.lock().len()
     }
 
@@ -215,10 +220,10 @@ async fn one_request_serves_all_who_ask_and_what_is_kept_needs_none() {
 
 #[tokio::test]
 async fn what_comes_next_is_read_ahead_and_only_if_there_is_room() {
-    let tier_with = |cache_bytes_max| tier(ReaderConfig { cache_bytes_max, tail_bytes: 64 << 10, ..SMALL });
-    let tier = tier_with(1 << 20);
+    let with_room = |cache_bytes_max| tier(ReaderConfig { cache_bytes_max, tail_bytes: 64 << 10, ..SMALL });
+    let tier = with_room(1 << 20);
     let key = tier.keys[0];
-    let chunks = tier.reader.footer(&key).await.unwrap().range(Section::Batches).end.div_ceil(700);
+    let chunks = tier.reader.footer(&key).await.unwrap().range(Section::Batches).end / 700;
     let mut next = key.base_offset;
     while next < key.end_offset {
         next = tier.reader.read(&key, next, END, 1).await.unwrap().next_offset;
@@ -229,7 +234,7 @@ async fn what_comes_next_is_read_ahead_and_only_if_there_is_room() {
     assert!(counts.misses < chunks, "some were there before they were asked for: {counts:?}");
 
     // While a piece is on its way that fills the cache, nothing is read ahead.
-    let tier = tier_with(700);
+    let tier = with_room(700);
     let (key, reader) = (tier.keys[0], tier.reader.clone());
     tier.reader.footer(&key).await.unwrap();
     let closed = tier.store.open.acquire_many(1_000).await.unwrap();
@@ -240,6 +245,36 @@ async fn what_comes_next_is_read_ahead_and_only_if_there_is_room() {
     drop(closed);
     reading.await.unwrap().unwrap();
     assert!(tier.reader.counts().held_bytes <= 700);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_segment_comes_with_its_last_piece() {
+    let whole = tier(ReaderConfig::default());
+    let batches = whole.reader.footer(&whole.keys[0]).await.unwrap().range(Section::Batches).end as usize;
+    for (chunk_bytes, requests) in [
+        (batches * 2, 1),
+        (batches + 1, 1),
+        (batches, 1),
+        (batches - 1, 1),
+        (batches / 2 + 1, 1),
+        (batches / 2, 2),
+        (batches / 3, 3),
+        (batches / 3 - 1, 3),
+    ] {
+        let tier = tier(ReaderConfig {
+            chunk_bytes: NonZeroUsize::new(chunk_bytes).unwrap(),
+            tail_bytes: 64 << 10,
+            ..ReaderConfig::default()
+        });
+        let (key, mut next, mut all) = (tier.keys[0], Offset(0), Vec::new());
+        while next < key.end_offset {
+            let read = tier.reader.read(&key, next, END, 1).await.unwrap();
+            next = read.next_offset;
+            all.extend_from_slice(&read.bytes);
+        }
+        assert_eq!(all.len(), batches);
+        assert_eq!(tier.asked(), 1 + requests, "the end of the object, and pieces of {chunk_bytes}");
+    }
 }
 
 #[tokio::test]
@@ -392,7 +427,7 @@ async fn later_segments_are_asked_for_aborts_only_while_something_is_open() {
     }
     let marker = log.log.aborted_transactions(Offset(0), log.log.end_offset()).unwrap();
     assert_eq!(marker.len(), 1);
-    let tier = tier_of(log, ReaderConfig::default());
+    let tier = tier_of(log, ReaderConfig::default(), None);
     let (mut found, mut looked_at) = (Vec::new(), 0);
     for key in &tier.keys {
         let (aborted, goes_on) =
