@@ -38,10 +38,8 @@ use committer::Committer;
 use counters::Counters;
 pub use tables::Tables;
 
-/// Records in memory on their way into all tables.
+/// Records in memory on their way into all tables. One table alone makes files of some 30 MiB of it.
 const BYTES_MAX: usize = 256 << 20;
-/// Of one table: what makes files of some 16 MiB.
-const TABLE_BYTES_MAX: usize = 128 << 20;
 const TABLE_BYTES_MIN: usize = 8 << 20;
 /// In the first log directory; no topic has this name. What a crash leaves of it is written over.
 const SCRATCH: &str = "ottla-lake.tmp";
@@ -73,7 +71,7 @@ impl Context {
     /// How much one committer may hold.
     fn bytes_max(&self) -> usize {
         let committers = self.committers.load(Ordering::Relaxed).max(1);
-        (BYTES_MAX / committers).clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX)
+        (BYTES_MAX / committers).max(TABLE_BYTES_MIN)
     }
 }
 
