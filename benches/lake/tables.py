@@ -124,7 +124,7 @@ def visible(bench: Bench) -> None:
     lags = [bench.options.lag_s] if bench.options.lag_s else [60, 5]
     print("| lag | records | p50 | p99 | longest | target |\n|---|---|---|---|---|---|", flush=True)
     for lag in lags:
-        tables = bench.directory / "tables"
+        tables = bench.directory / f"tables-{lag}"
         broker = bench.broker({"ottla.tier.url": f"file://{tables}"}).start()
         try:
             create_topic(broker, "rows", PARTITIONS, ottla_lake_enable="true", ottla_lake_lag_ms=lag * 1_000)
