@@ -61,7 +61,7 @@ fn list_failures(failures: &[(String, io::Error)]) -> String {
 }
 
 /// The message of an I/O error without the "(os error 111)" that only programmers read.
-pub(crate) fn plain_io_error(error: &io::Error) -> String {
+pub fn plain_io_error(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut letters = text.chars();

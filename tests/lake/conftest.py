@@ -10,8 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stock"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import engines  # noqa: E402
+from harness import environment  # noqa: E402
 from harness.aws import Aws  # noqa: E402
 from harness.broker import Broker  # noqa: E402
+from harness.process import run  # noqa: E402
 from writer import Writer  # noqa: E402
 
 
@@ -55,3 +57,20 @@ def start(tmp_path):
     yield start
     for broker in started:
         broker.end()
+
+
+@pytest.fixture
+def broker(start) -> Broker:
+    return start()
+
+
+@pytest.fixture
+def ottla(broker):
+    """Runs a command of the binary against that broker."""
+    def call(*arguments: str, stdin: str | None = None, code: int = 0, cwd=None):
+        command = [str(environment.ottla_binary()), *arguments, "-b", broker.bootstrap]
+        completed = run(command, stdin=stdin, check=False, cwd=cwd)
+        assert completed.code == code, completed.report
+        return completed
+
+    return call

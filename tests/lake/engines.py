@@ -192,6 +192,9 @@ class DuckDb(Sql):
         assert len(found) == 1, found
         return found[0]
 
+    def ask(self, query: str) -> list[tuple]:
+        return self._connection.execute(query).fetchall()
+
     def close(self) -> None:
         self._connection.close()
 

@@ -2,29 +2,7 @@
 
 import json
 
-import pytest
-
-from harness import environment
-from harness.broker import Broker
-from harness.process import run, wait_until
-
-
-@pytest.fixture
-def broker(tmp_path):
-    one = Broker("ottla", tmp_path / "broker", {"ottla.tier.url": f"file://{tmp_path / 'bucket'}"})
-    one.start()
-    yield one
-    one.end()
-
-
-@pytest.fixture
-def ottla(broker):
-    def call(*arguments: str, stdin: str | None = None, code: int = 0):
-        completed = run([str(environment.ottla_binary()), *arguments, "-b", broker.bootstrap], stdin=stdin, check=False)
-        assert completed.code == code, completed.report
-        return completed
-
-    return call
+from harness.process import wait_until
 
 
 def status(ottla, *topics: str) -> list[dict]:

@@ -14,6 +14,7 @@ use ottla_clients::cluster::{Cluster, Topic};
 use ottla_clients::consumer::fetcher::{FetchConfig, Fetcher, Isolation};
 use ottla_lake::table::{Facts, Origin, TableAt, TableError};
 
+use super::import::{ImportArgs, import};
 use super::place;
 use crate::clock;
 use crate::config::parse_override;
@@ -45,6 +46,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Bring files of JSON or CSV into a topic, each document once
+    Import(ImportArgs),
 }
 
 /// Prints its own errors.
@@ -53,13 +56,24 @@ pub(super) async fn run(args: LakeArgs) -> ExitCode {
 }
 
 async fn act(args: LakeArgs) -> Result<(), CliError> {
-    let cluster = args.connect.cluster().await?;
-    let config = place::config(&cluster, &args.overrides).await?;
-    let store = place::open(&config).await?;
-    let tables = Tables::open(&config, &store).await;
-    match args.action {
-        Action::Status { topics, json } => status(&cluster, &tables, &topics, json).await,
+    let LakeArgs { connect, overrides, action } = args;
+    match action {
+        Action::Status { topics, json } => {
+            let (cluster, tables) = open(&connect, &overrides).await?;
+            status(&cluster, &tables, &topics, json).await
+        }
+        Action::Import(args) => {
+            let timeout = Duration::from_secs(connect.timeout);
+            import(&connect.cluster().await?, &overrides, timeout, &args).await
+        }
     }
+}
+
+async fn open(connect: &ConnectArgs, overrides: &[(String, String)]) -> Result<(Cluster, Tables), CliError> {
+    let cluster = connect.cluster().await?;
+    let config = place::config(&cluster, overrides).await?;
+    let store = place::open(&config).await?;
+    Ok((cluster, Tables::open(&config, &store).await))
 }
 
 /// What is known of one topic's table.

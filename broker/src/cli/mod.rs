@@ -13,6 +13,8 @@ use start::{LogFormat, StartArgs};
 use tier::TierArgs;
 
 #[cfg(feature = "lake")]
+mod import;
+#[cfg(feature = "lake")]
 mod lake;
 #[cfg(feature = "lake")]
 mod place;
@@ -34,7 +36,7 @@ enum Command {
     Start(StartArgs),
     /// Show and check what is in the remote tier; make a new cluster from it
     Tier(TierArgs),
-    /// See the tables that topics are
+    /// See the tables that topics are; bring files into topics
     #[cfg(feature = "lake")]
     Lake(lake::LakeArgs),
     #[command(flatten)]

@@ -13,11 +13,11 @@ pub mod perf;
 pub mod produce;
 pub mod topics;
 
+pub mod moment;
 pub mod outcome;
 pub mod table;
 
 mod base64;
-mod moment;
 mod record_json;
 
 use std::time::Duration;

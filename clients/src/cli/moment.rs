@@ -75,7 +75,7 @@ fn parse_age_ms(text: &str) -> Option<i64> {
 }
 
 /// A date, or a date and time with its zone (UTC where none is named), as RFC 3339 has them.
-fn parse_rfc3339_ms(text: &str) -> Option<i64> {
+pub fn parse_rfc3339_ms(text: &str) -> Option<i64> {
     let number = |s: &str, digits: usize| -> Option<i64> {
         (s.len() == digits && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten()
     };

@@ -286,7 +286,7 @@ fn join(ids: &[i32]) -> String {
 }
 
 /// `1 partition`, `2 partitions`.
-pub(super) fn count(n: usize, noun: &str) -> String {
+pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 

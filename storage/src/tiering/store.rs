@@ -144,6 +144,8 @@ pub struct Listed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     pub objects: Vec<Listed>,
+    /// Of a bucket: others' objects among these that are left out, as their names are no keys.
+    pub foreign: usize,
     /// There are more: ask again, after the last of these.
     pub is_cut: bool,
 }

@@ -413,7 +413,7 @@ impl Shared {
         let listed = self.retried(RequestKind::List, &target, attempt).await?;
         let is_cut = listed.is_truncated().unwrap_or(false);
         let mut last = None;
-        let mut objects = Vec::new();
+        let (mut objects, mut foreign) = (Vec::new(), 0);
         for object in listed.contents.unwrap_or_default() {
             let Some(key) = object.key else { continue };
             last = Some(key.clone());
@@ -422,9 +422,11 @@ impl Shared {
                     key,
                     bytes: object.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
                 });
+            } else {
+                foreign += 1;
             }
         }
-        Ok((Page { objects, is_cut }, last))
+        Ok((Page { objects, foreign, is_cut }, last))
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
