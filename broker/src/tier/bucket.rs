@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ottla_aws::access::Access;
-use ottla_aws::s3::{S3Config, S3Store, is_amazon};
+use ottla_aws::access::{Access, is_amazon};
+use ottla_aws::s3::{S3Config, S3Store};
 use ottla_batch::TimestampMs;
 
 use crate::config::{S3Settings, TierConfig};

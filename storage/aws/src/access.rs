@@ -10,6 +10,8 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 
 /// Of the session in CloudTrail, and of a role's session.
 const NAME: &str = "ottla";
+/// What Amazon's services ask for where it can't be known otherwise, and what others do not look at.
+const REGION_ELSEWHERE: &str = "us-east-1";
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -30,6 +32,13 @@ pub struct Access {
 }
 
 impl Access {
+    /// Signatures need a region, and a service other than Amazon's need not have one.
+    pub(crate) fn assume_region(&mut self, endpoint: Option<&str>) {
+        if !is_amazon(endpoint) && self.region.is_none() {
+            self.region = Some(REGION_ELSEWHERE.to_owned());
+        }
+    }
+
     /// Asks nobody but the machine itself (files, metadata of the instance): whether the credentials are any good shows at the first request.
     pub(crate) async fn load(&self) -> SdkConfig {
         let timeouts = TimeoutConfig::builder().connect_timeout(self.connect_timeout).build();
@@ -59,4 +68,12 @@ impl Access {
 
 fn without_retries(config: SdkConfig) -> SdkConfig {
     config.into_builder().retry_config(RetryConfig::disabled()).build()
+}
+
+/// Whether it is Amazon that is asked: without an endpoint, or at one of its own, such as a VPC's.
+pub fn is_amazon(endpoint: Option<&str>) -> bool {
+    let Some(endpoint) = endpoint else { return true };
+    let host = endpoint.split("://").last().unwrap_or_default();
+    let host = host.split(['/', ':']).next().unwrap_or_default();
+    [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| host.ends_with(domain))
 }

@@ -67,7 +67,8 @@ impl From<Failure> for Failed {
 
 impl GlueCatalog {
     /// Does not ask the service. Metadata files go to the tables' folders in `warehouse`.
-    pub async fn open(config: GlueConfig, warehouse: Arc<Warehouse>) -> GlueCatalog {
+    pub async fn open(mut config: GlueConfig, warehouse: Arc<Warehouse>) -> GlueCatalog {
+        config.access.assume_region(config.endpoint.as_deref());
         let loaded = config.access.load().await;
         let mut builder = aws_sdk_glue::config::Builder::from(&loaded);
         if let Some(endpoint) = &config.endpoint {

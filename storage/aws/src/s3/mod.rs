@@ -30,8 +30,6 @@ use crate::failure::{self, Failure, Said};
 /// In an object's metadata: which put made it.
 const PUT_ID: &str = "ottla-put";
 const NOTHING_THERE: &str = "*";
-/// What S3 asks for where it can't be known otherwise, and what others do not look at.
-const REGION_ELSEWHERE: &str = "us-east-1";
 
 #[derive(Debug, Clone)]
 pub struct S3Config {
@@ -42,7 +40,7 @@ pub struct S3Config {
     pub path_style: bool,
     /// None: as the bucket says.
     pub sse_kms_key_id: Option<String>,
-    /// CRC-32C with each put, which the service keeps and checks. Amazon's does, others may not: see [`is_amazon`].
+    /// CRC-32C with each put, which the service keeps and checks. Amazon's does, others may not: see [`is_amazon`](crate::access::is_amazon).
     pub checksums: bool,
     pub access: Access,
 }
@@ -77,9 +75,7 @@ impl From<Failure> for Failed {
 impl S3Store {
     /// Does not ask the bucket: that it is there and may be used shows at the first call.
     pub async fn open(mut config: S3Config, beside: Beside) -> S3Store {
-        if !is_amazon(config.endpoint.as_deref()) && config.access.region.is_none() {
-            config.access.region = Some(REGION_ELSEWHERE.to_owned());
-        }
+        config.access.assume_region(config.endpoint.as_deref());
         let loaded = config.access.load().await;
         let mut builder = aws_sdk_s3::config::Builder::from(&loaded).force_path_style(config.path_style);
         if let Some(endpoint) = &config.endpoint {
@@ -141,14 +137,6 @@ impl S3Store {
         let bytes = self.read(key, &content, 0, content.len() as usize).await?;
         self.shared.put_bytes(key, bytes, condition).await
     }
-}
-
-/// Whether it is Amazon that is asked: without an endpoint, or at one of its own, such as a VPC's.
-pub fn is_amazon(endpoint: Option<&str>) -> bool {
-    let Some(endpoint) = endpoint else { return true };
-    let host = endpoint.split("://").last().unwrap_or_default();
-    let host = host.split(['/', ':']).next().unwrap_or_default();
-    [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| host.ends_with(domain))
 }
 
 impl ObjectStore for S3Store {

@@ -34,7 +34,6 @@ impl Fixture {
     async fn catalog(&self, retries: u32) -> GlueCatalog {
         let mut access = access();
         access.retries = retries;
-        access.region = Some("us-east-1".to_owned());
         let config = GlueConfig { endpoint: Some(self.server.url.to_owned()), catalog_id: None, access };
         GlueCatalog::open(config, self.warehouse.clone()).await
     }
