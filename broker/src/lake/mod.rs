@@ -62,7 +62,6 @@ struct Context {
     converting: Semaphore,
     /// Tables that are maintained at the same time: one.
     maintaining: Semaphore,
-    /// For who has the permit to maintain.
     scratch: Scratch,
     committers: AtomicUsize,
 }
@@ -95,7 +94,7 @@ impl Lake {
     ) -> Lake {
         let context = Arc::new(Context {
             tables: Tables::open(&config, store).await,
-            scratch: Scratch { disk: disk.clone(), path: config.log_dirs[0].join(SCRATCH) },
+            scratch: Scratch::new(disk.clone(), config.log_dirs[0].join(SCRATCH)),
             config,
             metadata,
             counters: Counters::register(metrics),

@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         if arguments.maintains {
             let path = arguments.directory.join(".uploads").join("joined");
-            let scratch = Scratch { disk: disk.clone(), path };
+            let scratch = Scratch::new(disk.clone(), path);
             println!("{:?}", table.maintain(&Limits::default(), &scratch, arguments.now).await?);
         }
         println!("{}", table.metadata_location());

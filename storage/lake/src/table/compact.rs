@@ -56,6 +56,7 @@ impl Table {
         let schema = self.own_schema()?;
         let arrow = schema.to_arrow();
         let failed = |error: ParquetError| self.at.malformed("a joined file", error);
+        let _held = scratch.in_use.lock().await;
         let spool = Spool::create(&scratch.disk, &scratch.path);
         let mut spool =
             spool.map_err(|error| self.at.malformed(&scratch.path.display().to_string(), error))?;

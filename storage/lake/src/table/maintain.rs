@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use futures::lock::Mutex;
 use iceberg::spec::{DataFileFormat, Literal, PrimitiveLiteral};
 use ottla_storage::batch::TimestampMs;
 use ottla_storage::disk::Disk;
@@ -52,11 +54,19 @@ impl Default for Limits {
     }
 }
 
-/// Where files in the making lie. One table at a time.
+/// Where a file in the making lies. Clones are of the same place, which one compaction at a time has to itself: also one that goes on
+/// although nobody waits for it any more.
 #[derive(Debug, Clone)]
 pub struct Scratch {
-    pub disk: Disk,
-    pub path: PathBuf,
+    pub(super) disk: Disk,
+    pub(super) path: PathBuf,
+    pub(super) in_use: Arc<Mutex<()>>,
+}
+
+impl Scratch {
+    pub fn new(disk: Disk, path: PathBuf) -> Scratch {
+        Scratch { disk, path, in_use: Arc::default() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

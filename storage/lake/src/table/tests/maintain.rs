@@ -13,14 +13,15 @@ use ottla_storage::tiering::store::ObjectStore;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
 use super::support::*;
+use crate::catalog::TableName;
 use crate::convert::{Converter, Mode, Options};
 use crate::record::Record;
-use crate::table::{Advance, Append, Limits, Maintained, Partitioning, Scratch, Table, TableError};
+use crate::table::{Advance, Append, Limits, Maintained, Partitioning, Scratch, Table, TableAt, TableError};
 
 const DAY_MS: i64 = 86_400_000;
 
 fn scratch() -> Scratch {
-    Scratch { disk: Disk::simulated(&SimulatedDisk::new()), path: Path::new("/scratch/joined").to_owned() }
+    Scratch::new(Disk::simulated(&SimulatedDisk::new()), Path::new("/scratch/joined").to_owned())
 }
 
 /// Offsets `first..end` of partition 0 as rows of that time, each with an id, and with a price from 50 on.
@@ -167,6 +168,30 @@ fn small_files_become_one_with_the_columns_of_all() {
         append_json(&mut table, 100, 105, NOW, NOW).await;
         assert_eq!(read_rows(&table).await, expected(105));
     });
+}
+
+/// A broker that leads a topic no more starts the next one's compaction while that of the first still runs.
+#[test]
+fn compactions_have_their_scratch_one_after_the_other() {
+    for seed in 0..10 {
+        block_on(async {
+            let at = table_at(&FaultyStore::new(seed));
+            let name = TableName { table: "other".to_owned(), ..at.name.clone() };
+            let mut one = created(&at, Partitioning::Day).await;
+            let mut other = created(&TableAt { name, ..at.clone() }, Partitioning::Day).await;
+            for file in 0..16 {
+                append_json(&mut one, 5 * file, 5 * (file + 1), NOW, NOW).await;
+                append_json(&mut other, 7 * file, 7 * (file + 1), NOW, NOW).await;
+            }
+            let (limits, scratch) = (Limits::default(), scratch());
+            let of_one = one.maintain(&limits, &scratch, NOW);
+            let of_other = other.maintain(&limits, &scratch, NOW);
+            let (of_one, of_other) = futures::join!(of_one, of_other);
+            assert_eq!((of_one.unwrap().joined_files, of_other.unwrap().joined_files), (16, 16));
+            assert_eq!(read_rows(&one).await, expected(80));
+            assert_eq!(read_rows(&other).await, expected(112));
+        });
+    }
 }
 
 #[test]
