@@ -29,7 +29,7 @@ use crate::config::{Endpoint, Listener, NodeConfig, SecurityProtocol, host_and_p
 use crate::data_dirs::{self, DataDirsError};
 use crate::group::{GroupCoordinator, ReplicasLog};
 #[cfg(feature = "lake")]
-use crate::lake::Lake;
+use crate::lake::{Lake, Tables};
 use crate::metrics::{self, Metrics};
 use crate::net::peers::Peers;
 use crate::net::{self, BindError, Purpose, Server};
@@ -230,6 +230,8 @@ async fn start_as(
             let registration = registration.as_ref().ok_or(RestoreError::NoBroker)?;
             let restorer = Restorer {
                 tier: tier.as_deref().ok_or(RestoreError::NoTier)?,
+                #[cfg(feature = "lake")]
+                tables: Tables::open(&config, store.as_ref().ok_or(RestoreError::NoTier)?).await,
                 metadata: &metadata,
                 local: BrokerId(config.node_id),
                 broker_epoch: *registration.epoch().borrow(),

@@ -1,15 +1,17 @@
 """Topics with tables: what stock clients produce is counted by DuckDB, each record once, also when the broker was killed at any
 moment and went on."""
 
+import shutil
 import threading
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 import engines
+from harness import environment
 from harness.broker import Broker
-from harness.process import wait_until
-from topics import COLUMNS, create, metric, row, send, value
+from harness.process import run, wait_until
+from topics import COLUMNS, PARTITIONS, create, metric, row, send, value
 
 QUARANTINED = ["not JSON", "[1]", '{"id": 1, "id": 2}']
 
@@ -69,6 +71,49 @@ def test_an_old_topic_is_filled_in_from_its_first_record_when_it_is_told_to(star
     path = table(broker, "filled")
     wait_until(lambda: rows_in(duckdb, path) == 500, 60, "the old records in the table")
     assert duckdb.totals(path, COLUMNS) == engines.totals([row(number) for number in range(500)], list(COLUMNS))
+
+
+def test_a_topic_that_is_restored_from_the_tier_adds_no_row_twice(start, duckdb):
+    broker = start({
+        "remote.log.storage.system.enable": "true",
+        "remote.log.manager.task.interval.ms": "200",
+        "log.initial.task.delay.ms": "100",
+        "ottla.tier.segment.ms.max": "500",
+    })
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    config = {"remote.storage.enable": "true", "ottla.lake.enable": "true", "ottla.lake.lag.ms": "5000"}
+    for future in admin.create_topics([NewTopic("rows", PARTITIONS, 1, config=config)]).values():
+        future.result(30)
+    path = table(broker, "rows")
+    send(broker, "rows", [*(value(number) for number in range(300)), *(odd.encode() for odd in QUARANTINED)])
+    wait_until(lambda: rows_in(duckdb, path) == 300, 60, "the rows in the table")
+    ottla = str(environment.ottla_binary())
+    properties = str(broker.directory / "server.properties")
+
+    def lags() -> list[str]:
+        return [line.split()[4] for line in run([ottla, "tier", "status", "-b", broker.bootstrap, properties]).lines[1:]]
+
+    wait_until(lambda: lags() == ["0"] * PARTITIONS, 60, "all records are in the tier")
+    states = broker.directory.parent / "bucket" / "tier" / "v1" / "cluster"
+    wait_until(lambda: any("rows" in state.read_text() for state in states.glob("*.json")), 30, "the topic is known in the tier")
+    # These come into the table, and not into the tier.
+    resource = ConfigResource(ResourceType.TOPIC, "rows", incremental_configs=[
+        ConfigEntry("remote.log.copy.disable", "true", incremental_operation=AlterConfigOpType.SET)])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+    send(broker, "rows", [value(number) for number in range(300, 400)])
+    wait_until(lambda: rows_in(duckdb, path) == 400, 60, "more rows in the table")
+    assert "0" not in lags()
+
+    broker.kill()
+    shutil.rmtree(broker.data_dir)
+    run([ottla, "tier", "restore", properties])
+    broker.start()
+    # They take offsets of those that were lost, of which the table still has the rows.
+    send(broker, "rows", [value(number) for number in range(400, 450)])
+    wait_until(lambda: metric(broker, "commits_total", "rows") > 0 and metric(broker, "lag_records", "rows") == 0, 60, "no lag")
+    assert sorted(duckdb.values(path, "id")) == list(range(450))
+    assert sorted(duckdb.values(table(broker, "rows__quarantine"), "value")) == sorted(QUARANTINED)
 
 
 def test_what_cannot_be_is_refused_with_a_reason(start, tmp_path):

@@ -1,5 +1,6 @@
 //! Topics as tables, as configured: `ottla.lake.*` of the broker and of topics.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ottla_raft::Image;
@@ -55,6 +56,13 @@ pub enum LakeSchema {
     /// The text of `ottla.lake.json.schema`.
     Json(String),
     Raw,
+}
+
+/// The table of a topic that is not there yet; None if its own configuration asks for none.
+pub fn table_of(topic: &str, configs: &BTreeMap<String, String>) -> Option<String> {
+    let is_enabled = configs.get("ottla.lake.enable")?.trim().eq_ignore_ascii_case("true");
+    let named = configs.get("ottla.lake.table").map(|name| name.trim()).filter(|name| !name.is_empty());
+    is_enabled.then(|| named.map_or_else(|| table_name(topic), str::to_owned))
 }
 
 /// Athena's bound is 255; the quarantine's name is longer by a suffix.

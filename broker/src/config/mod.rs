@@ -28,7 +28,9 @@ use ottla_raft::quorum::ConfigCheck;
 use ottla_raft::{BrokerId, ClusterId, Image, Metadata, StaticSettings};
 use table::{Effect, Scope};
 
-pub use lake::{LakeCatalog, LakeConfig, LakeSchema, LakeTopic, table_name as lake_table_name};
+pub use lake::{
+    LakeCatalog, LakeConfig, LakeSchema, LakeTopic, table_name as lake_table_name, table_of as lake_table_of,
+};
 pub use tier::{S3Settings, TierConfig, TierPlace};
 
 use crate::replica::TopicSettingsOf;

@@ -1,12 +1,15 @@
 //! Where tables lie and which catalog they are entered in, as a broker is configured: for committers, and for commands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ottla_batch::Offset;
 use ottla_lake::catalog::{Catalog, TableName};
-use ottla_lake::table::TableAt;
+use ottla_lake::table::{Origin, TableAt, TableError};
 use ottla_lake::warehouse::Warehouse;
 
 use super::catalog;
+use crate::clock;
 use crate::config::{NodeConfig, TierPlace};
 use crate::tier::open::TierStore;
 
@@ -30,6 +33,23 @@ impl Tables {
         let warehouse = Arc::new(Warehouse::new(Arc::clone(&store.store), &url, &store.prefix));
         let catalog = catalog::open(config, Arc::clone(&warehouse)).await;
         Tables { warehouse, catalog, database: config.lake.database.clone() }
+    }
+
+    /// Of a topic that was made anew with the records that it had in another cluster up to `ends`: its rows are not made again.
+    pub async fn adopt(
+        &self,
+        table: &str,
+        from: &Origin,
+        to: &Origin,
+        ends: &BTreeMap<i32, Offset>,
+    ) -> Result<(), TableError> {
+        let at = self.at(table);
+        for at in [at.quarantine(), at] {
+            if let Some(mut table) = at.load().await? {
+                table.adopt(from, to, ends, clock::now()).await?;
+            }
+        }
+        Ok(())
     }
 
     pub fn at(&self, table: &str) -> TableAt {

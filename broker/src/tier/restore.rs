@@ -4,7 +4,7 @@
 //!
 //! ORDER: the log of a partition is made before the metadata knows of it. A leader with an empty log would take what is in the tier
 //! for another history, and forget it. A restore that was cut off is run again: topics that are known are left as they are, logs that
-//! nobody knows are made anew.
+//! nobody knows are made anew. Before that, the topic's table is told where the rows that it has end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ use crate::clock;
 use crate::config::NodeConfig;
 use crate::group::records::{CommittedOffset, Record};
 use crate::group::{OFFSETS_TOPIC, batches_of, topic_configs};
+#[cfg(feature = "lake")]
+use crate::lake::Tables;
 
 /// Partitions whose manifest and last object are read at the same time.
 const PARTITIONS_IN_FLIGHT: usize = 16;
@@ -83,6 +85,10 @@ pub enum RestoreError {
     GroupOffset { group: String, source: BatchError },
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// Without it, the new cluster would take all records for new ones.
+    #[cfg(feature = "lake")]
+    #[error("the table of topic {topic} must be told where its records go on: {source}")]
+    Table { topic: String, source: ottla_lake::table::TableError },
     #[error("taking over the tier: {0}")]
     TakeOver(StoreError),
 }
@@ -96,6 +102,8 @@ pub struct Restorer<'a> {
     /// Never empty.
     pub log_dirs: &'a [LogDir],
     pub config: &'a NodeConfig,
+    #[cfg(feature = "lake")]
+    pub tables: Tables,
 }
 
 /// Where the log of a partition is to begin.
@@ -140,6 +148,8 @@ impl Restorer<'_> {
                 planned.iter().map(|planned| planned.beginning.offset()).collect(),
             );
             if self.metadata.image().topic_by_id(TopicId(topic.id)).is_none() {
+                #[cfg(feature = "lake")]
+                self.keep_rows(topic, &state.cluster_id, &planned).await?;
                 let offsets = self.restore(topic, planned).await?;
                 tracing::info!(topic = topic.name, partitions = topic.partitions, offsets, "restored");
                 restored.offsets += offsets;
@@ -248,6 +258,26 @@ impl Restorer<'_> {
         self.submit(topic, 0).await?;
         tracing::info!(groups = found.len(), "committed offsets are restored");
         Ok(found.len())
+    }
+
+    /// Tells the topic's table where its records go on; `lost`: the cluster that had it.
+    /// ORDER: before the topic is there, for then somebody may commit to its table.
+    #[cfg(feature = "lake")]
+    async fn keep_rows(
+        &self,
+        topic: &TopicState,
+        lost: &str,
+        planned: &[Planned],
+    ) -> Result<(), RestoreError> {
+        let Some(table) = crate::config::lake_table_of(&topic.name, &topic.configs) else { return Ok(()) };
+        let ends = (0..).zip(planned).map(|(partition, planned)| (partition, planned.beginning.offset()));
+        let origin = |cluster_id: &str| ottla_lake::table::Origin {
+            cluster_id: cluster_id.to_owned(),
+            topic_id: TopicId(topic.id).to_string(),
+        };
+        let (from, to) = (origin(lost), origin(&self.metadata.image().cluster_id.to_string()));
+        let adopted = self.tables.adopt(&table, &from, &to, &ends.collect()).await;
+        adopted.map_err(|source| RestoreError::Table { topic: topic.name.clone(), source })
     }
 
     async fn plan(&self, topic: &TopicState, partition: i32) -> Result<Planned, RestoreError> {

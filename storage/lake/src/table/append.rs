@@ -150,7 +150,7 @@ impl Table {
     }
 }
 
-fn offsets_json(offsets: &BTreeMap<i32, Offset>) -> String {
+pub(super) fn offsets_json(offsets: &BTreeMap<i32, Offset>) -> String {
     let numbers: BTreeMap<i32, i64> =
         offsets.iter().map(|(partition, offset)| (*partition, offset.0)).collect();
     serde_json::to_string(&numbers).expect("numbers are JSON")

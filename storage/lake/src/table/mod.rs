@@ -9,9 +9,11 @@
 //! - `manifests`: Iceberg's lists of files, read and written.
 //! - `commit`: the next state of the table and its swap; `append` and `replace` are the two kinds of change.
 //! - `evolve`: the columns of the next state.
+//! - `adopt`: a topic that goes on in another cluster.
 //! - `maintain`: what keeps a table quick and small; `compact` joins files, `sweep` deletes what no snapshot has.
 //! - `hive`: columns as catalogs show them; `facts`: what the table amounts to.
 
+mod adopt;
 mod append;
 mod commit;
 mod compact;

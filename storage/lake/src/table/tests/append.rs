@@ -7,7 +7,7 @@ use ottla_storage::tiering::store::{ByteRange, Condition, Content, ObjectStore};
 use super::support::*;
 use crate::catalog::CatalogError;
 use crate::schema::TableSchema;
-use crate::table::{Append, OFFSETS_PROPERTY, Partitioning, Table, TableError};
+use crate::table::{Append, OFFSETS_PROPERTY, Origin, Partitioning, Table, TableError};
 
 #[test]
 fn rows_and_offsets_come_into_the_table_together() {
@@ -42,6 +42,38 @@ fn another_topic_begins_at_its_own_start() {
         other.topic_id = "made-anew".to_owned();
         assert_eq!(table.next_offsets(&other).unwrap(), BTreeMap::new());
     });
+}
+
+#[test]
+fn a_restored_topic_goes_on_where_its_records_do() {
+    for seed in 0..20 {
+        block_on(async {
+            let store = FaultyStore::new(seed);
+            let at = table_at(&store);
+            let mut table = created(&at, Partitioning::Day).await;
+            append_range(&mut table, 0, 25).await.unwrap();
+            let to = Origin { cluster_id: "another".to_owned(), ..origin() };
+            // Of a partition without rows nothing is known.
+            let ends = BTreeMap::from([(0, Offset(20)), (1, Offset(7))]);
+            store.set_odds(Odds { fails: 0.2, loses_answer: 0.2, happens_late: 0.0 });
+            while let Err(error) = table.adopt(&origin(), &to, &ends, NOW).await {
+                assert!(error.is_passing(), "{error}");
+            }
+            store.set_odds(Odds::NONE);
+            assert_eq!(table.next_offsets(&to).unwrap(), BTreeMap::from([(0, Offset(20))]));
+            assert_eq!(table.next_offsets(&origin()).unwrap(), BTreeMap::from([(0, Offset(25))]));
+            // The records 20 to 25 are others now.
+            let schema = table.schema().unwrap();
+            let staged = stage(&table, file(0, 20, 30, Some(20_000))).await.unwrap();
+            let advance = advance(0, Some(20), 30);
+            let append = Append { origin: &to, advance: &advance, schema: &schema, files: &[staged] };
+            table.append(&append, NOW).await.unwrap();
+            assert_eq!(rows(&at).await.len(), 35);
+            // A restore that is run again changes nothing.
+            table.adopt(&origin(), &to, &ends, NOW).await.unwrap();
+            assert_eq!(table.next_offsets(&to).unwrap(), BTreeMap::from([(0, Offset(30))]));
+        });
+    }
 }
 
 #[test]
