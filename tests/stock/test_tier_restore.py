@@ -14,7 +14,7 @@ from harness import environment
 from harness.aws import Aws
 from harness.broker import Broker
 from harness.ports import free_port
-from harness.process import run, wait_until
+from harness.process import Process, run, wait_until
 from harness.samples import create_topic
 
 BUCKET = "tier"
@@ -174,7 +174,8 @@ def newest_state(broker: Broker, folder: str) -> dict:
         text = newest[-1].read_text() if newest else "{}"
     else:
         s3 = boto3.client("s3", endpoint_url=broker.config["ottla.tier.s3.endpoint"], region_name="us-east-1")
-        newest = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"here/tier/v1/{folder}/").get("Contents", [])
+        prefix = url.removeprefix(f"s3://{BUCKET}/")
+        newest = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/tier/v1/{folder}/").get("Contents", [])
         text = s3.get_object(Bucket=BUCKET, Key=newest[-1]["Key"])["Body"].read() if newest else "{}"
     return json.loads(text)
 
@@ -202,6 +203,60 @@ def committed(broker: Broker, group: str, topic: str) -> dict[int, tuple[int, st
     found = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=30)
     consumer.close()
     return {one.partition: (one.offset, one.metadata or "") for one in found if one.offset >= 0}
+
+
+def test_a_restore_that_was_cut_off_is_run_again(aws, tmp_path, name):
+    """Killed when there are few logs, some and most of them; each time the next one goes on."""
+    broker = tiered(tmp_path / "node", {
+        "ottla.tier.url": f"s3://{BUCKET}/cut-off",
+        "ottla.tier.s3.endpoint": aws.url,
+        "ottla.tier.segment.ms.max": "500",
+    })
+    broker.start()
+    topics = [create_topic(broker, f"{name}-{number}", PARTITIONS, remote_storage_enable="true") for number in range(8)]
+    for topic in topics:
+        produce(broker, topic, 20)
+
+    def is_tiered() -> bool:
+        # By partition only: each topic is asked for.
+        lines = [line.split() for line in ottla_tier(broker, "status", "-b", broker.bootstrap).lines][1:]
+        return len(lines) == len(topics) * PARTITIONS and all(line[3] == str(20 // PARTITIONS) for line in lines)
+
+    wait_until(is_tiered, 90, "all records are in the tier")
+    wait_until(lambda: set(topics) <= set(cluster_state(broker)), 30, "all topics are known in the tier")
+    records = {(topic, partition): read(broker, topic, partition) for topic in topics for partition in range(PARTITIONS)}
+    ids = {topic: topic_id(broker, topic) for topic in topics}
+    broker.kill()
+    shutil.rmtree(broker.data_dir)
+
+    def logs() -> int:
+        return len(list(broker.data_dir.glob(f"{name}-*")))
+
+    command = [str(environment.ottla_binary()), "tier", "restore", str(broker.directory / "server.properties")]
+    try:
+        aws.faults({"kind": "slow", "method": "GET", "path": "cut-off", "seconds": 0.2}, name=BUCKET)
+        for wanted in (1, len(topics), 2 * len(topics) - PARTITIONS):
+            restore = Process(command)
+            wait_until(lambda: logs() >= wanted or not restore.running(), 60, f"{wanted} logs are there")
+            assert restore.running(), restore.output()
+            restore.kill()
+            assert logs() < PARTITIONS * len(topics), "it was over before it was killed"
+    finally:
+        aws.faults(name=BUCKET)
+    restored = ottla_tier(broker, "restore").stdout
+    assert restored.startswith("restored "), restored
+    broker.start()
+    for topic in topics:
+        assert topic_id(broker, topic) == ids[topic]
+        for partition in range(PARTITIONS):
+            assert read(broker, topic, partition) == records[topic, partition]
+    # It goes on, in the tier too.
+    produce(broker, topics[-1], 20, first=20)
+    wait_until(lambda: "0 gaps" in ottla_tier(broker, "check", "--footers").stdout, 30, "the tier is sound")
+    ends = [len(read(broker, topics[-1], partition)) for partition in range(PARTITIONS)]
+    assert ends == [40 // PARTITIONS] * PARTITIONS
+    assert broker.stop() == 0
+    broker.end()
 
 
 def test_nothing_is_restored_from_nothing(tmp_path):

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use start::{LogFormat, StartArgs};
+use start::{LOGGED_BY_A_NODE, LogFormat, StartArgs};
 use tier::TierArgs;
 
 #[cfg(feature = "lake")]
@@ -45,24 +45,25 @@ enum Command {
 
 const EXIT_UNEXPECTED: u8 = 70;
 
-/// `ottla tier restore` is a node for a moment.
-const LOGGED_BY_A_COMMAND: &str = "warn,openraft=error,openraft::raft::raft_inner=off,sled=warn";
+const LOGGED_BY_A_COMMAND: &str = "warn";
 
 /// Parses the arguments of the process, and does what they say to its end.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start::start(args),
         #[cfg(feature = "lake")]
-        Command::Lake(args) => run(lake::run(args)),
-        Command::Tier(args) => run(args.run()),
-        Command::Client(command) => run(command.run()),
+        Command::Lake(args) => run(LOGGED_BY_A_COMMAND, lake::run(args)),
+        // A node for a moment: what it waits for, and how far it is, must be seen.
+        Command::Tier(args) if args.is_restore() => run(LOGGED_BY_A_NODE, args.run()),
+        Command::Tier(args) => run(LOGGED_BY_A_COMMAND, args.run()),
+        Command::Client(command) => run(LOGGED_BY_A_COMMAND, command.run()),
     }
 }
 
-fn run(command: impl Future<Output = ExitCode>) -> ExitCode {
+fn run(logged: &str, command: impl Future<Output = ExitCode>) -> ExitCode {
     match runtime() {
         Ok(runtime) => {
-            log_to_stderr(LogFormat::Text, LOGGED_BY_A_COMMAND);
+            log_to_stderr(LogFormat::Text, logged);
             runtime.block_on(command)
         }
         Err(error) => {

@@ -37,7 +37,7 @@ const EXIT_START: u8 = 3;
 const EXIT_PROTECTED: u8 = 74;
 
 /// openraft says as an error what it also answers to whoever called it: at a clean end, that it has ended. The callers judge.
-const LOGGED_BY_A_NODE: &str = "info,openraft=error,openraft::raft::raft_inner=off,sled=warn";
+pub(super) const LOGGED_BY_A_NODE: &str = "info,openraft=error,openraft::raft::raft_inner=off,sled=warn";
 
 pub(super) fn start(args: StartArgs) -> ExitCode {
     log_to_stderr(args.log_format, LOGGED_BY_A_NODE);

@@ -67,6 +67,10 @@ struct NodeArgs {
 }
 
 impl TierArgs {
+    pub fn is_restore(&self) -> bool {
+        matches!(self.action, Action::Restore { .. })
+    }
+
     /// Runs to the end on the current tokio runtime. Prints its own errors.
     pub(super) async fn run(self) -> ExitCode {
         let outcome = match self.action {
