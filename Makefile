@@ -12,7 +12,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Says when each step begins, so that a log tells where the time went.
 BEGIN = @echo "== $@ at $$(date +%T)"
 
-.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
+.PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power lake-crash crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
 .PHONY: sim sim-short sim-build tier-large tier-bench lake-bench stock-tables lake-engines
 .NOTPARALLEL:
 
@@ -94,11 +94,18 @@ crash-power: setup binary
 	$(BEGIN)
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes $(or $(CRASHES),50)
 
-# Faults of disks and configurations, and a few crashes of both kinds; where power cannot be cut it says so.
+# Kills the committers of topics' tables, CRASHES times (200), while answers of Glue and S3 get lost; then three engines look for
+# every acknowledged record in the tables, once. About 25 minutes.
+lake-crash: setup binary
+	$(BEGIN)
+	$(PYTHON) tests/crash/lake_crash.py --crashes $(or $(CRASHES),200)
+
+# Faults of disks and configurations, and a few crashes of each kind; where power cannot be cut it says so.
 crash-short: setup binary
 	$(BEGIN)
 	$(PYTEST) tests/crash -n $(STOCK_WORKERS)
 	$(PYTHON) tests/crash/broker_crash.py --crashes 5
+	$(PYTHON) tests/crash/lake_crash.py --crashes 3
 	$(PYTHON) tests/crash/broker_crash.py --power --crashes 3 --may-skip
 
 # Three nodes on this machine as one cluster, until Ctrl-C: clients connect to 127.0.0.1:19092.

@@ -146,11 +146,12 @@ class Node(Server):
 class Cluster:
     """Nodes 1 to n, or those that `add` makes. `config` is every node's, and wins over `base`."""
 
-    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None, base: dict[str, str] = TESTED):
+    def __init__(self, kind: str, directory: Path, config: dict[str, str] | None = None, base: dict[str, str] = TESTED,
+                 network: LocalPorts | Namespaces | None = None):
         self.kind = kind
         self.directory = directory
         self.config = {**base, **(config or {})}
-        self.network = LocalPorts() if Namespaces.missing() else Namespaces()
+        self.network = network or (LocalPorts() if Namespaces.missing() else Namespaces())
         self.nodes: dict[int, Node] = {}
 
     def add(self, node: int, roles: str = "broker,controller", config: dict[str, str] | None = None) -> Node:

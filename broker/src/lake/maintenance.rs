@@ -37,10 +37,12 @@ pub struct Maintenance<'a> {
 impl Maintenance<'_> {
     /// Runs until it is dropped.
     pub async fn run(&self) {
-        let pause = (self.table.lag * LOOK_COMMITS).max(LOOK_MIN);
+        // Soon after the beginning too: where leaders change every few minutes, nobody would come to it.
+        let mut pause = self.table.lag;
         let mut said = String::new();
         loop {
             tokio::time::sleep(pause).await;
+            pause = (self.table.lag * LOOK_COMMITS).max(LOOK_MIN);
             for at in [self.at.clone(), self.at.quarantine()] {
                 let name = at.name.clone();
                 if let Err(error) = self.look_after(at).await {
