@@ -10,6 +10,8 @@ visible   From a record's acknowledgement to the commit that has it: one record 
           version hint names it, which is where DuckDB begins (looked at every 20 ms); DuckDB counts the rows at the end.
 latency   Time to the acknowledgement, in rounds that alternate between a topic without a table and one with; a round ends when
           its rows are in the table. The ratio is that of the medians of the rounds.
+catch-up  A topic that had records becomes a table: bytes of JSON for a second of the broker's CPU time, which is reading,
+          converting, storing and committing, and for a second that passes. One thread converts at a time.
 requests  A topic that is tiered and a table, all other keys by default, in a bucket of the tests' S3 server, which counts.
 """
 
@@ -31,6 +33,7 @@ sys.path[:0] = [str(REPOSITORY / "tests" / "stock"), str(REPOSITORY / "clients" 
 
 import producer  # noqa: E402
 import stock_tables  # noqa: E402
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # noqa: E402
 from harness.aws import Aws  # noqa: E402
 from harness.broker import Broker  # noqa: E402
 from harness.process import wait_until  # noqa: E402
@@ -78,6 +81,12 @@ def metrics(broker: Broker) -> dict[str, float]:
         name = name.split("{")[0]
         found[name] = found.get(name, 0) + float(value)
     return found
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_in_table(broker: Broker, rows: int, timeout_s: float = 300) -> None:
@@ -136,7 +145,7 @@ def visible(bench: Bench) -> None:
             wait_until_in_table(broker, sent["records"])
             watch.stopping.set()
             watch.join()
-            counted = stock_tables.count(stock_tables.connect(), table)
+            counted = stock_tables.InDirectory(str(tables), "rows").count()
             if counted != sent["records"]:
                 sys.exit(f"DuckDB counts {counted} rows of {sent['records']}")
         finally:
@@ -174,6 +183,30 @@ def latency(bench: Bench) -> None:
           + "; target: p99 1.10", flush=True)
 
 
+def catch_up(bench: Bench) -> None:
+    tables = bench.directory / "tables"
+    broker = bench.broker({"ottla.tier.url": f"file://{tables}"}).start()
+    try:
+        create_topic(broker, "rows", PARTITIONS)
+        sent, _ = bench.send(broker, "rows", bench.options.seconds or 120)
+        cpu_before, begun = cpu_s(broker.process.pid), time.monotonic()
+        wanted = {"ottla.lake.lag.ms": "5000", "ottla.lake.enable": "true"}
+        resource = ConfigResource(ResourceType.TOPIC, "rows", incremental_configs=[
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in wanted.items()])
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        admin.incremental_alter_configs([resource])[resource].result(30)
+        wait_until_in_table(broker, sent["records"], 600)
+        took, cpu = time.monotonic() - begun, cpu_s(broker.process.pid) - cpu_before
+        counted = stock_tables.InDirectory(str(tables), "rows").count()
+        if counted != sent["records"]:
+            sys.exit(f"DuckDB counts {counted} rows of {sent['records']}")
+    finally:
+        broker.end()
+    megabytes = sent["bytes"] / 1e6
+    print(f"{megabytes:,.0f} MB of JSON: {megabytes / cpu:.0f} MB for a second of CPU (target of the conversion in it: 80), "
+          f"{megabytes / took:.0f} MB/s", flush=True)
+
+
 def requests(bench: Bench) -> None:
     os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "any"
     aws = Aws(BUCKET)
@@ -205,12 +238,12 @@ def requests(bench: Bench) -> None:
           f"{counted['ottla_lake_joined_files_total']:.0f} joined | {rows:.2f} | {puts['lake']} | {puts['lake'] / rows:.1f} | 30 |")
 
 
-PARTS = {"visible": visible, "latency": latency, "requests": requests}
+PARTS = {"visible": visible, "latency": latency, "catch-up": catch_up, "requests": requests}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="visible, latency, requests; all without")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all without")
     parser.add_argument("--mb-per-s", type=float, default=10)
     parser.add_argument("--seconds", type=int, help="of one run or round")
     parser.add_argument("--rounds", type=int, default=3)
