@@ -79,6 +79,10 @@ def test_tables_catch_up_after_outages_of_s3_and_glue_and_producers_notice_nothi
     acknowledged = load.acknowledged
     at_least_more(broker, "errors_total", list(S3_OUTAGES), 2, 60, "errors of the tables that cannot be reached")
     at_least_more(broker, "commits_total", [UNTOUCHED], 1, 30, "the other table goes on")
+    # Whoever looks at the metrics sees how late they are, and that it becomes more.
+    for topic in S3_OUTAGES:
+        wait_until(lambda: metric(broker, "lag_seconds", topic) > 8, 30, f"the lag of {topic} in seconds")
+    at_least_more(broker, "lag_records", list(S3_OUTAGES), 100, 30, "a lag that grows")
     assert load.acknowledged > acknowledged and not load.failures, load.failures[:3]
     aws.faults(name="lake")
 
@@ -87,6 +91,7 @@ def test_tables_catch_up_after_outages_of_s3_and_glue_and_producers_notice_nothi
     load.add(LATE)
     acknowledged = load.acknowledged
     at_least_more(broker, "errors_total", [*topics, LATE], 1, 60, "errors of all tables")
+    at_least_more(broker, "lag_records", [UNTOUCHED], 100, 30, "a lag that grows")
     assert load.acknowledged > acknowledged and not load.failures, load.failures[:3]
     # It comes back, and every third of its answers to commits is lost.
     aws.faults({"kind": "lose", "operation": "UpdateTable", "every": 3}, {"kind": "lose", "operation": "CreateTable", "every": 2},

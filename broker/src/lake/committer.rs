@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use super::conversion::{Conversion, ConversionError};
 use super::counters::TableCounters;
+use super::lag::Lag;
 use super::maintenance::Maintenance;
 use super::reading::{Fetched, Reading};
 use super::{Assignment, Context};
@@ -60,6 +61,7 @@ pub struct Committer {
     at: TableAt,
     origin: Origin,
     counters: TableCounters,
+    lag: Lag,
 }
 
 /// What goes on from turn to turn as long as nothing fails.
@@ -100,7 +102,8 @@ impl Committer {
         let cluster_id = context.metadata.image().cluster_id.to_string();
         let origin = Origin { cluster_id, topic_id: topic.to_string() };
         let counters = context.counters.of(&assignment);
-        Committer { context, topic, assignment, at, origin, counters }
+        let lag = Lag::new(counters.clone());
+        Committer { context, topic, assignment, at, origin, counters, lag }
     }
 
     /// Runs until it is dropped.
@@ -111,7 +114,7 @@ impl Committer {
             table: &self.assignment.table,
             at: &self.at,
         };
-        futures::join!(self.commit_for_ever(), maintenance.run());
+        futures::join!(self.commit_for_ever(), maintenance.run(), self.lag.run(&self.context, self.topic));
     }
 
     async fn commit_for_ever(&self) {
@@ -120,7 +123,7 @@ impl Committer {
         loop {
             let begin = Instant::now();
             let Err(error) = self.work().await;
-            self.counters.on_error();
+            self.on_error();
             if begin.elapsed() > PAUSE_MAX {
                 pause = PAUSE_MIN;
             }
@@ -138,6 +141,7 @@ impl Committer {
     async fn work(&self) -> Result<Infallible, CommitError> {
         let table = Side::load(self.at.clone(), &self.origin).await?;
         let quarantine = Side::load(self.at.quarantine(), &self.origin).await?;
+        self.lag.on_loaded(&table.committed);
         let mut schema = match &table.table {
             Some(table) => table.schema()?,
             None => TableSchema::of_records(),
@@ -183,7 +187,7 @@ impl Committer {
                 Err(_) if Instant::now() < ends => conversion.end_sampling(),
                 Err(_) => {}
             }
-            self.report_lag(state, conversion.oldest_timestamp_ms());
+            self.lag.on_read(state.reading.ends(), conversion.oldest_timestamp_ms());
             let is_over = Instant::now() >= ends;
             if is_over || conversion.is_full() {
                 records += conversion.records();
@@ -197,7 +201,7 @@ impl Committer {
         if records > 0 {
             self.commit(state).await?;
         }
-        self.report_lag(state, None);
+        self.lag.on_turn_end(&state.table.committed, state.reading.ends());
         Ok(())
     }
 
@@ -302,7 +306,7 @@ impl Committer {
             match table.append(&append, clock::now()).await {
                 Ok(appended) => break appended,
                 Err(error) if error.is_passing() => {
-                    self.counters.on_error();
+                    self.on_error();
                     tracing::debug!(table = %side.at.name, %error, "a commit is tried again");
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(PAUSE_MAX);
@@ -323,7 +327,7 @@ impl Committer {
         loop {
             match table.stage(file.clone(), epoch, clock::now()).await {
                 Err(error) if error.is_passing() => {
-                    self.counters.on_error();
+                    self.on_error();
                     tracing::debug!(table = %self.at.name, %error, "a file of the table is stored again");
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(PAUSE_MAX);
@@ -333,13 +337,8 @@ impl Committer {
         }
     }
 
-    /// `oldest_timestamp_ms`: of what was read and is not committed.
-    fn report_lag(&self, state: &State, oldest_timestamp_ms: Option<i64>) {
-        let ends = state.reading.ends().iter();
-        let behind = ends.map(|(partition, end)| {
-            let committed = state.table.committed.get(partition).map_or(0, |offset| offset.0);
-            u64::try_from(end - committed).unwrap_or(0)
-        });
-        self.counters.on_lag(behind.sum(), oldest_timestamp_ms.map(|oldest| clock::now().0 - oldest));
+    fn on_error(&self) {
+        self.counters.on_error();
+        self.lag.on_wait();
     }
 }

@@ -43,7 +43,8 @@ impl Counters {
             let registry = registry.sub_registry_with_prefix("lake");
             let help = "Committed records that are not in the topic's table yet";
             registry.register("lag_records", help, counters.lag_records.clone());
-            let help = "Age of the oldest record that was read for the topic's table and is not in it yet";
+            let help = "How late the topic's table is: the age of the oldest record that was read and is not in it yet, or \
+                        how long the table has been waiting for the store or the catalog";
             registry.register_with_unit("lag", help, Unit::Seconds, counters.lag_seconds.clone());
             registry.register("rows", "Rows stored for tables", counters.rows.clone());
             registry.register("files", "Data files stored for tables", counters.files.clone());
@@ -104,6 +105,7 @@ fn label(assignment: &Assignment) -> Label {
 }
 
 /// Of one topic.
+#[derive(Clone)]
 pub struct TableCounters {
     lag_records: Gauge,
     lag_seconds: Gauge<f64, AtomicU64>,

@@ -5,7 +5,7 @@
 //!   tier, transactions and changes of leaders need no second path.
 //! - [`conversion`]: records to files, off the runtime's workers.
 //! - [`maintenance`]: compaction, retention and the sweeping of what belongs to no snapshot, beside the commits.
-//! - [`counters`]: how far each table is behind.
+//! - [`counters`]: what each table counts; [`lag`]: how far it is behind, also while nothing can be committed.
 //! - [`Tables`]: where tables lie, and their catalog.
 //!
 //! Nothing of this is in the way of a produce: it reads as any consumer does. That each record is in its table once does not rest on
@@ -15,6 +15,7 @@ mod catalog;
 mod committer;
 mod conversion;
 mod counters;
+mod lag;
 mod maintenance;
 mod reading;
 mod tables;
