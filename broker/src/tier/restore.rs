@@ -88,7 +88,7 @@ pub enum RestoreError {
     /// Without it, the new cluster would take all records for new ones.
     #[cfg(feature = "lake")]
     #[error("the table of topic {topic} must be told where its records go on: {source}")]
-    Table { topic: String, source: ottla_lake::table::TableError },
+    Table { topic: String, source: Box<ottla_lake::table::TableError> },
     #[error("taking over the tier: {0}")]
     TakeOver(StoreError),
 }
@@ -277,7 +277,7 @@ impl Restorer<'_> {
         };
         let (from, to) = (origin(lost), origin(&self.metadata.image().cluster_id.to_string()));
         let adopted = self.tables.adopt(&table, &from, &to, &ends.collect()).await;
-        adopted.map_err(|source| RestoreError::Table { topic: topic.name.clone(), source })
+        adopted.map_err(|error| RestoreError::Table { topic: topic.name.clone(), source: Box::new(error) })
     }
 
     async fn plan(&self, topic: &TopicState, partition: i32) -> Result<Planned, RestoreError> {
