@@ -13,7 +13,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BEGIN = @echo "== $@ at $$(date +%T)"
 
 .PHONY: test setup fmt clippy unit binary stock stock-kafka crash crash-power lake-crash crash-short power-cut power-cut-short compare compare-cluster cluster cluster-test cluster-short cluster-kafka cluster-targets lake
-.PHONY: sim sim-short sim-build tier-large tier-bench lake-bench stock-tables lake-engines
+.PHONY: sim sim-short sim-build tier-large tier-bench lake-bench stock-tables lake-engines lake-query
 .NOTPARALLEL:
 
 test: setup fmt clippy unit power-cut-short crash-short cluster-short stock lake sim-short
@@ -51,6 +51,14 @@ stock: setup binary
 lake: setup binary
 	$(BEGIN)
 	$(PYTEST) tests/lake -n $(STOCK_WORKERS) --dist worksteal
+
+# SQL by the engine within the binary, beside DuckDB's. Not a part of `make test`: the engine takes longer to compile than all the rest,
+# and some of the rest is compiled once more beside it.
+lake-query: setup
+	$(BEGIN)
+	$(CARGO) build --workspace --all-targets --features ottla/query
+	$(CARGO) test --workspace --lib --features ottla/query -- query
+	OTTLA_TEST_QUERY=1 $(PYTEST) tests/lake/test_lake_query.py -n $(STOCK_WORKERS)
 
 # The rows of a stock-market CSV in a topic, and in SQL while they come: STOCK_CSV=path, STOCK_ROUNDS=10.
 stock-tables: setup

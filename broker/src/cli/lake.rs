@@ -48,6 +48,28 @@ enum Action {
     },
     /// Bring files of JSON or CSV into a topic, each document once
     Import(ImportArgs),
+    /// Run SQL on tables, by an engine within this program
+    Query(QueryArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "query"), expect(dead_code, reason = "only the engine reads them"))]
+pub struct QueryArgs {
+    /// A SELECT on tables by their names, such as 'SELECT count(*) FROM stocks'; SHOW TABLES and DESCRIBE stocks say what there is
+    pub sql: String,
+    /// How rows are printed. csv: names first. json: one object for each row
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// What sorting, grouping and joining may hold in memory. Beyond it temporary files are used, or the query is given up
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
+    pub memory: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Table,
+    Csv,
+    Json,
 }
 
 /// Prints its own errors.
@@ -66,6 +88,18 @@ async fn act(args: LakeArgs) -> Result<(), CliError> {
             let timeout = Duration::from_secs(connect.timeout);
             import(&connect.cluster().await?, &overrides, timeout, &args).await
         }
+        #[cfg(feature = "query")]
+        Action::Query(args) => {
+            let (cluster, tables) = open(&connect, &overrides).await?;
+            let with_tables = with_tables(&cluster, &tables, &[]).await?.into_iter();
+            let all = with_tables.flat_map(|(_, at)| [at.quarantine(), at]).collect();
+            super::query::query(&args, tables.database(), all).await
+        }
+        #[cfg(not(feature = "query"))]
+        Action::Query(_) => Err(CliError::Usage(
+            "this build has no engine for SQL; `cargo build --release --features query` makes one that has"
+                .to_owned(),
+        )),
     }
 }
 

@@ -18,6 +18,8 @@ mod import;
 mod lake;
 #[cfg(feature = "lake")]
 mod place;
+#[cfg(feature = "query")]
+mod query;
 mod start;
 mod tier;
 
@@ -36,7 +38,7 @@ enum Command {
     Start(StartArgs),
     /// Show and check what is in the remote tier; make a new cluster from it
     Tier(TierArgs),
-    /// See the tables that topics are; bring files into topics
+    /// See the tables that topics are, ask them in SQL; bring files into topics
     #[cfg(feature = "lake")]
     Lake(lake::LakeArgs),
     #[command(flatten)]

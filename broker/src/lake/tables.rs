@@ -52,6 +52,10 @@ impl Tables {
         Ok(())
     }
 
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     pub fn at(&self, table: &str) -> TableAt {
         let name = TableName { database: self.database.clone(), table: table.to_owned() };
         TableAt { warehouse: Arc::clone(&self.warehouse), catalog: Arc::clone(&self.catalog), name }

@@ -9,6 +9,7 @@
 //! - [`file_catalog`]: the one that needs no service.
 //! - [`table`]: a topic's table, and the rows that come into it exactly once.
 //! - [`warehouse`]: where tables lie.
+//! - `query` (with the feature of that name): SQL on tables.
 
 pub mod catalog;
 mod column;
@@ -21,6 +22,8 @@ mod json;
 pub mod json_schema;
 mod names;
 mod parquet_file;
+#[cfg(feature = "query")]
+pub mod query;
 pub mod record;
 mod rows;
 mod scalar;

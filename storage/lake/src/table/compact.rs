@@ -30,7 +30,7 @@ use crate::parquet_file;
 
 /// As it grows in memory before it is written.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-const BATCH_ROWS: usize = 4096;
+pub(super) const BATCH_ROWS: usize = 4096;
 /// Files that were joined are read more often than written.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -137,14 +137,14 @@ impl Table {
 }
 
 /// The batch with the columns of `schema`: found by their field ids, null where the file was written before they came.
-fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns =
         conform_fields(batch.schema().fields(), batch.columns(), schema.fields(), batch.num_rows())?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options)
 }
 
-fn field_id(field: &Field) -> Option<&str> {
+pub(super) fn field_id(field: &Field) -> Option<&str> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY).map(String::as_str)
 }
 

@@ -10,6 +10,7 @@
 //! - `commit`: the next state of the table and its swap; `append` and `replace` are the two kinds of change.
 //! - `evolve`: the columns of the next state.
 //! - `adopt`: a topic that goes on in another cluster.
+//! - `read` (with the feature `query`): rows back from data files.
 //! - `maintain`: what keeps a table quick and small; `compact` joins files, `sweep` deletes what no snapshot has.
 //! - `hive`: columns as catalogs show them; `facts`: what the table amounts to.
 
@@ -23,6 +24,8 @@ mod files;
 mod hive;
 mod maintain;
 mod manifests;
+#[cfg(feature = "query")]
+mod read;
 mod replace;
 mod sweep;
 
@@ -41,6 +44,8 @@ pub use append::{Advance, Append, Appended};
 pub use facts::Facts;
 pub use files::StagedFile;
 pub use maintain::{Limits, Maintained, Scratch};
+#[cfg(feature = "query")]
+pub use read::DataFiles;
 
 /// Of the table property that keeps [`TableSchema`].
 const SCHEMA_PROPERTY: &str = "ottla.schema";
