@@ -53,7 +53,6 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-#[cfg_attr(not(feature = "query"), expect(dead_code, reason = "only the engine reads them"))]
 pub struct QueryArgs {
     /// A SELECT on tables by their names, such as 'SELECT count(*) FROM stocks'; SHOW TABLES and DESCRIBE stocks say what there is
     pub sql: String,
