@@ -69,10 +69,9 @@ stock-tables: setup
 
 # The same on S3 and Glue (strict moto), and then PyIceberg, DuckDB, ClickHouse and Trino must say of the table what was sent, in rows and
 # sums: see the head of the script. Installs Trino, half a gigabyte.
-lake-engines:
+lake-engines: binary
 	$(BEGIN)
 	tests/setup.sh --with-trino
-	$(CARGO) build -p ottla
 	$(PYTHON) tests/lake/stock_engines.py --rounds $(or $(STOCK_ROUNDS),20) $(or $(STOCK_CSV),clients/examples/data/stocks.csv)
 
 # The same tests against Apache Kafka, to tell a wrong test from a wrong broker.

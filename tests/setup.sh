@@ -118,8 +118,9 @@ install_trino() { # VERSION CONNECTOR
   try mvn -q -B -f "$here/setup/trino/pom.xml" -Dtrino="$1" \
     org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$env_dir/trino/$1/lib" &&
-    try mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:unpack \
-      -Dartifact="io.trino:trino-$2:$1:zip" -DoutputDirectory="$env_dir/trino/$1/plugin"
+    # The plugin leaves its markers where it is run.
+    (cd "$env_dir/trino/$1" && try mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:unpack \
+      -Dartifact="io.trino:trino-$2:$1:zip" -DoutputDirectory="$env_dir/trino/$1/plugin")
 }
 
 command_from_apt kcat kcat "the kcat tests are skipped"
