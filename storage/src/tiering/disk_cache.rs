@@ -22,7 +22,7 @@ use super::reader::ChunkId;
 use crate::disk::{Disk, OpenMode};
 
 /// Pieces that are being written at once. A disk that is slower than the store gets fewer, and never holds memory up.
-const WRITES_MAX: usize = 2;
+const WRITES_MAX: usize = 4;
 /// Of the disk, a share that stays free: one in so many bytes.
 const FREE_SHARE: u64 = 10;
 
