@@ -29,6 +29,8 @@ use crate::replica::links::FETCH_VERSION;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a leader may wait for records, and how much longer its answer may take: records in the tier are fetched from afar.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// For which a leader waits, no longer than that. A table has seconds; answering it as often as producers append would cost these.
+const BYTES_MIN: i32 = 1 << 20;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Of one answer, and of one partition in it.
 const BYTES_MAX: i32 = 8 << 20;
@@ -160,7 +162,7 @@ impl Reading {
             let Some(address) = self.config.inter_broker_address(&image, leader) else { continue };
             let request = FetchRequest::default()
                 .with_max_wait_ms(WAIT_MAX.as_millis() as i32)
-                .with_min_bytes(1)
+                .with_min_bytes(BYTES_MIN)
                 .with_max_bytes(BYTES_MAX)
                 .with_isolation_level(1)
                 // No session: every request says all it wants.
