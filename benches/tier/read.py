@@ -1,5 +1,5 @@
-"""How fast the remote tier is read by one consumer, beside cold reads of the local disk, and from the broker's memory: ratios of one
-run.
+"""How fast the remote tier is read by one consumer, beside cold reads of the local disk, and from the broker's memory and its disk cache:
+ratios of one run.
 
     make tier-bench                                              # a directory as the tier
     make tier-bench TIER_ARGS=--s3                               # the same directory as a bucket, by s3_files.py
@@ -66,6 +66,8 @@ class Bench:
             "remote.log.storage.system.enable": "true",
             "ottla.tier.url": options.url or f"file://{directory}/tier",
             "ottla.tier.read.cache.bytes": str(CACHE),
+            # All of it fits: what was read longest ago would be given up first, and a second reader begins with that.
+            "ottla.tier.read.cache.disk.bytes": str(options.megabytes * 1_100_000),
             "remote.log.manager.task.interval.ms": "500",
             "log.retention.check.interval.ms": "1000",
             "log.segment.delete.delay.ms": "1000",
@@ -102,6 +104,14 @@ class Bench:
     def read(self, topic: str, records: int) -> float:
         """MB/s"""
         return load(self.binary, "consume", self.broker.bootstrap, topic, records)["mb_per_s"]
+
+    def read_later(self) -> tuple[float, float]:
+        """By a second consumer, when the first one has read all: MB/s, and how much of it the store was not asked for."""
+        before = metrics(self.broker)
+        rate = self.read("tiered", self.records)
+        after = metrics(self.broker)
+        asked, answered = (after[name] - before[name] for name in ("ottla_tier_get_bytes_total", "ottla_tier_read_bytes_total"))
+        return rate, 1 - asked / answered
 
     def two_at_once(self) -> tuple[float, float]:
         """Of what the second of two consumers got, how much the store was not asked for once more; requests a gigabyte."""
@@ -164,6 +174,7 @@ def main() -> None:
             local = bench.read("local", bench.records)
             bench.cold()
             remote = bench.read("tiered", bench.records)
+            later, share_later = bench.read_later()
             bench.cold()
             bench.read("small", bench.small)
             before = metrics(bench.broker)["ottla_tier_get_bytes_total"]
@@ -184,9 +195,10 @@ def main() -> None:
     print(f"{options.megabytes} MB of records of {SIZE} bytes, tier at {where}")
     print("| read | MB/s | of a cold local read |\n|---|---|---|")
     for name, rate in (("cold from the local disk", local), ("cold from the tier", remote),
-                       ("again, from the cache", cached)):
+                       ("later, from the disk cache", later), ("again, from memory", cached)):
         print(f"| {name} | {rate:.0f} | {rate / local:.2f} |")
     print(f"second read of what fits into the cache: {asked / 1e6:.1f} MB asked of the store")
+    print(f"a second consumer later: {share_later:.0%} of it was not asked for again")
     print(f"two consumers at once: {share:.0%} of what the second got was not asked for again; {requests:.0f} requests a GB")
     if of_server:
         print(f"the S3 server without a broker: {of_server:.0f} MB/s; by one consumer {remote / of_server:.2f} of it")
