@@ -212,11 +212,16 @@ impl Restorer<'_> {
         let epoch = |written: &CommittedOffsets| {
             written.partitions.iter().map(|partition| partition.leader_epoch).max()
         };
-        let is_there = self.metadata.image().topic_by_name(OFFSETS_TOPIC).is_some();
-        let Some(newest) = written.iter().max_by_key(|written| epoch(written)).filter(|_| !is_there) else {
-            return Ok(0);
-        };
+        let Some(newest) = written.iter().max_by_key(|written| epoch(written)) else { return Ok(0) };
         let (topic_id, partition_count) = (newest.topic_id, newest.partition_count);
+        if let Some(known) = self.metadata.image().topic_by_name(OFFSETS_TOPIC) {
+            if known.id != TopicId(topic_id) {
+                tracing::warn!(
+                    "groups of this cluster were there before the restore: what groups of the lost one had committed is not restored"
+                );
+            }
+            return Ok(0);
+        }
         // The topic may have been deleted and made anew.
         let of_topic = written.into_iter().filter(|written| written.topic_id == topic_id);
         let known = groups::newest(of_topic.collect());

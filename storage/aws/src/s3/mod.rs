@@ -131,7 +131,7 @@ impl S3Store {
     async fn put_content(&self, key: &str, content: Content, condition: Condition) -> Result<(), StoreError> {
         check_key(key)?;
         let content = Arc::new(content);
-        if content.len() > upload::PART_BYTES as u64 {
+        if content.len() > upload::WHOLE_BYTES_MAX as u64 {
             return self.upload(key, &content, condition).await;
         }
         let bytes = self.read(key, &content, 0, content.len() as usize).await?;

@@ -12,9 +12,11 @@ use uuid::Uuid;
 use super::{Failed, NOTHING_THERE, PUT_ID, S3Store, Shared};
 use crate::failure::{self, Failure, Said};
 
-pub(super) const PART_BYTES: usize = 16 << 20;
+const PART_BYTES: usize = 16 << 20;
 /// Parts of one upload that are sent at the same time, and held in memory.
 const PARTS_IN_FLIGHT: usize = 2;
+/// Up to here an object goes in one request instead of four, and takes no more memory than parts would.
+pub(super) const WHOLE_BYTES_MAX: usize = PARTS_IN_FLIGHT * PART_BYTES;
 /// S3's bound.
 const PARTS_MAX: u64 = 10_000;
 

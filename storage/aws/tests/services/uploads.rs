@@ -117,7 +117,7 @@ async fn of_an_upload_any_answer_may_be_lost() {
         for condition in [Condition::None, Condition::Absent] {
             server.faults(rules.clone());
             let key = format!("{index}/{condition:?}");
-            let (content, whole) = content_of(17 * MIB, index as u8);
+            let (content, whole) = content_of(33 * MIB, index as u8);
             store.put(&key, content, condition).await.unwrap_or_else(|error| panic!("{rules}: {error}"));
             assert!(server.came_true().iter().all(|times| *times > 0), "{rules}: {:?}", server.came_true());
             server.faults(json!([]));
