@@ -9,8 +9,9 @@
 //!   file's length is: at most `UNSYNCED_BYTES_MAX` are written between two syncs, less than the segment that sled must
 //!   fill before it reuses one, and sled's own background writer is off.
 //!
-//! A chunk 0 carries length and checksum of its value and is written after the others. sled recovers a prefix of its
-//! writes, so an entry with a chunk 0 is whole; chunks without one are the torn end of an append and are removed.
+//! A chunk 0 carries length and checksum of its value; it is written after the others and removed before them. sled recovers
+//! a prefix of its writes, so an entry with a chunk 0 is whole; chunks without one are the torn end of an append or of a
+//! truncation and are removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -124,7 +125,7 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Chunks after the last chunk 0 belong to an append that was never acknowledged.
+    /// Chunks after the last chunk 0 belong to an append or a truncation that was never acknowledged.
     fn remove_torn_end(&self) -> Result<(), OpenStoreError> {
         self.with(|open| {
             let mut torn = Vec::new();
@@ -200,6 +201,19 @@ impl SledStore {
         SledStore::count(open, unsynced, head.len())
     }
 
+    fn truncate(open: &Open, unsynced: &mut usize, start: u64) -> io::Result<()> {
+        while let Some((key, _)) = open.entries.last().map_err(io_error)? {
+            let (index, _) = split_key(&key)?;
+            if index < start {
+                break;
+            }
+            // ORDER: the last entry first, or a crash leaves a hole; of each, chunk 0 first, or one that is not whole.
+            let keys = open.entries.scan_prefix(index.to_be_bytes()).keys();
+            SledStore::remove(open, unsynced, keys)?;
+        }
+        Ok(())
+    }
+
     fn remove(
         open: &Open,
         unsynced: &mut usize,
@@ -265,10 +279,7 @@ impl Store for SledStore {
                         let keys = open.entries.range(..entry_key(*end, 0)).keys();
                         SledStore::remove(open, &mut unsynced, keys)?;
                     }
-                    Write::Truncate { start } => {
-                        let keys = open.entries.range(entry_key(*start, 0)..).keys().rev();
-                        SledStore::remove(open, &mut unsynced, keys)?;
-                    }
+                    Write::Truncate { start } => SledStore::truncate(open, &mut unsynced, *start)?,
                     Write::Cell { cell, bytes: Some(bytes) } => {
                         open.cells.insert(cell.key(), bytes.as_slice()).map_err(io_error)?;
                         SledStore::count(open, &mut unsynced, bytes.len())?;
@@ -492,4 +503,51 @@ pub(super) fn write_file_durably(directory: &Path, name: &str, content: &[u8]) -
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use sled::Event;
+
+    use super::*;
+
+    /// sled recovers a prefix of its writes: whichever it is, what opens is a log of whole entries without a hole.
+    #[test]
+    fn a_crash_between_any_two_writes_leaves_whole_entries() {
+        let entry = |index: u64, chunks: usize| Write::Entry {
+            index,
+            bytes: vec![index as u8; (chunks - 1) * CHUNK_BYTES + 9],
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let store = SledStore::open(directory.path()).unwrap();
+        let events = store.with(|open| Ok(open.entries.watch_prefix([]))).unwrap();
+        store.write(&[entry(0, 1), entry(1, 3), entry(2, 4), entry(3, 1), entry(4, 2)]).unwrap();
+        store.write(&[Write::Truncate { start: 1 }]).unwrap();
+        store.write(&[entry(1, 3), entry(2, 2)]).unwrap();
+        store.with(|open| Ok(open.entries.insert(b"end", b"").unwrap())).unwrap();
+        let is_written = |event: &Event| !matches!(event, Event::Insert { key, .. } if key == b"end");
+        let events: Vec<Event> = events.take_while(is_written).collect();
+        assert_eq!(events.len(), 11 + 10 + 5);
+
+        for crash in 0..=events.len() {
+            let directory = tempfile::tempdir().unwrap();
+            let store = SledStore::open(directory.path()).unwrap();
+            let replay = |open: &Open| {
+                for event in &events[..crash] {
+                    match event {
+                        Event::Insert { key, value } => open.entries.insert(key, value).unwrap(),
+                        Event::Remove { key } => open.entries.remove(key).unwrap(),
+                    };
+                }
+                Ok(())
+            };
+            store.with(replay).unwrap();
+            store.close();
+            let store = SledStore::open(directory.path()).unwrap();
+            let found = store.entries(0..u64::MAX).unwrap_or_else(|error| panic!("{crash} writes: {error}"));
+            let indexes: Vec<u64> = found.iter().map(|(index, _)| *index).collect();
+            assert_eq!(indexes, (0..found.len() as u64).collect::<Vec<_>>(), "{crash} writes");
+            assert_eq!(store.bounds().unwrap(), indexes.last().map(|last| (0, *last)), "{crash} writes");
+        }
+    }
 }
