@@ -8,7 +8,6 @@ use ottla_raft::{BrokerId, Metadata};
 use ottla_storage::tiering::cluster;
 use ottla_storage::tiering::groups::{self, CommittedOffsets, CoordinatedPartition, GroupOffset};
 use ottla_storage::tiering::numbered::NumberedError;
-use ottla_storage::tiering::store::StoreError;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Tier;
@@ -85,7 +84,7 @@ impl GroupOffsetsWriter {
             partition_count: topic.partitions.len() as i32,
             partitions,
         };
-        groups::commit(store, prefix, &next).await.map_err(|error: StoreError| NumberedError::from(error))?;
+        groups::commit(store, prefix, &next).await?;
         *last = Some(Last { number, of: versions });
         Ok(())
     }

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::cluster_tests::registration;
 use super::controller::WAITING_REQUESTS_MAX;
 use super::encoding::{DecodeError, StoredEntry, StoredLogId, StoredPayload, StoredVote, decode, encode};
 use super::log_store::LogStore;
@@ -27,7 +28,7 @@ use super::*;
 use crate::metadata::decide::ITEMS_PER_REQUEST_MAX;
 use crate::metadata::features;
 use crate::metadata::ids::{ClusterId, TopicId};
-use crate::metadata::records::{ConfigResource, Endpoint, Record};
+use crate::metadata::records::{ConfigResource, Record};
 use crate::requests::*;
 
 // ---- openraft's suite
@@ -446,25 +447,8 @@ fn config(directory: &TempDir) -> MetadataConfig {
     MetadataConfig::new(BrokerId(1), directory.path())
 }
 
-fn registration() -> RegisterBroker {
-    RegisterBroker {
-        id: BrokerId(1),
-        incarnation: Uuid::new_v4(),
-        endpoints: vec![Endpoint {
-            name: "PLAINTEXT".into(),
-            host: "localhost".into(),
-            port: 9092,
-            security_protocol: 0,
-        }],
-        rack: None,
-        features: features::supported(),
-        log_dirs: vec![],
-        previous_epoch: None,
-    }
-}
-
 async fn register(metadata: &Metadata) -> crate::metadata::ids::BrokerEpoch {
-    let epoch = metadata.submit(registration()).await.unwrap().unwrap();
+    let epoch = metadata.submit(registration(1)).await.unwrap().unwrap();
     let heartbeat = BrokerHeartbeat {
         id: BrokerId(1),
         epoch,
@@ -653,10 +637,10 @@ async fn a_silent_broker_is_fenced_and_a_living_one_is_not_replaced() {
     let store = Arc::new(MemoryStore::new());
     let metadata = Metadata::start_in_memory(config, store).await.unwrap();
     register(&metadata).await;
-    let other = metadata.submit(registration()).await.unwrap();
+    let other = metadata.submit(registration(1)).await.unwrap();
     assert_eq!(other, Err(RegisterBrokerError::Duplicate(BrokerId(1))));
     // Another broker is heard of all the time, which must not hide the silence of the first.
-    let second = RegisterBroker { id: BrokerId(2), ..registration() };
+    let second = RegisterBroker { id: BrokerId(2), ..registration(1) };
     let epoch = metadata.submit(second).await.unwrap().unwrap();
     let begin = tokio::time::Instant::now();
     while !metadata.image().broker(BrokerId(1)).unwrap().fenced {
@@ -674,7 +658,7 @@ async fn a_silent_broker_is_fenced_and_a_living_one_is_not_replaced() {
     }
     assert!(begin.elapsed().as_secs() >= 8, "after {:?}", begin.elapsed());
     assert!(!metadata.image().broker(BrokerId(2)).unwrap().fenced);
-    metadata.submit(registration()).await.unwrap().unwrap();
+    metadata.submit(registration(1)).await.unwrap().unwrap();
     metadata.shutdown().await;
 }
 

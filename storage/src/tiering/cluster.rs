@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::manifest::topic_id;
-use super::numbered::{self, Numbered, NumberedError};
+use super::numbered::{self, Numbered, NumberedError, PARTITIONS_MAX};
 use super::object::Damaged;
 use super::store::{ObjectStore, StoreError};
 
@@ -53,8 +53,9 @@ impl Numbered for ClusterState {
     }
 
     fn check(&self) -> Result<(), Damaged> {
-        let is_whole = self.topics.iter().all(|topic| topic.partitions > 0);
-        if is_whole { Ok(()) } else { Err(Damaged::new("a topic without partitions")) }
+        let is_one = |topic: &TopicState| (1..=PARTITIONS_MAX).contains(&topic.partitions);
+        let is_whole = self.topics.iter().all(is_one);
+        if is_whole { Ok(()) } else { Err(Damaged::new("a number of partitions that cannot be")) }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::manifest::topic_id;
-use super::numbered::{self, Numbered, NumberedError};
+use super::numbered::{self, Numbered, NumberedError, PARTITIONS_MAX};
 use super::object::Damaged;
 use super::store::{ObjectStore, StoreError};
 
@@ -46,6 +46,16 @@ pub struct GroupOffset {
     pub metadata: String,
 }
 
+impl GroupOffset {
+    /// Of `__consumer_offsets`, whose strings have a length of 16 bits.
+    fn fits_a_record(&self) -> bool {
+        let is_short = |text: &String| i16::try_from(text.len()).is_ok();
+        [&self.group, &self.topic, &self.metadata].into_iter().all(is_short)
+            && self.partition >= 0
+            && self.offset >= 0
+    }
+}
+
 impl Numbered for CommittedOffsets {
     const FORMAT: u32 = 1;
     /// A million offsets or so.
@@ -60,8 +70,15 @@ impl Numbered for CommittedOffsets {
         let is_one = |partition: &CoordinatedPartition| {
             (0..self.partition_count).contains(&partition.partition) && partition.leader_epoch >= 0
         };
-        let is_whole = self.partition_count > 0 && self.partitions.iter().all(is_one);
-        if is_whole { Ok(()) } else { Err(Damaged::new("a partition that cannot be")) }
+        if !(1..=PARTITIONS_MAX).contains(&self.partition_count) || !self.partitions.iter().all(is_one) {
+            return Err(Damaged::new("a partition that cannot be"));
+        }
+        let mut offsets = self.partitions.iter().flat_map(|partition| &partition.offsets);
+        if offsets.all(GroupOffset::fits_a_record) {
+            Ok(())
+        } else {
+            Err(Damaged::new("a committed offset that cannot be"))
+        }
     }
 }
 

@@ -10,6 +10,8 @@ use super::store::{ByteRange, Condition, Content, ObjectStore, StoreError};
 
 /// How many stay, for those that are just reading them and for a look back.
 const KEPT: u64 = 3;
+/// Of a topic, and of a whole cluster: more than that is damage, and nobody makes room for it.
+pub(super) const PARTITIONS_MAX: i32 = 1_000_000;
 /// Of reading the newest while newer ones come.
 const LOAD_ATTEMPTS: usize = 10;
 

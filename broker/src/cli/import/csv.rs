@@ -170,32 +170,10 @@ fn is_literal(cell: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::import::document::{Format, read_in_pieces};
 
     fn read(text: &[u8], is_text: bool) -> Vec<String> {
-        let by = |piece: usize| {
-            let mut reader = CsvReader::new(b',', is_text);
-            let mut found = Vec::new();
-            let mut take = |reader: &mut CsvReader| {
-                while let Some(next) = reader.next() {
-                    found.push(match next {
-                        Ok((line, text)) => format!("{line} {}", String::from_utf8(text).unwrap()),
-                        Err(error) => format!("!{} {}", error.line, error.reason),
-                    });
-                }
-            };
-            for piece in text.chunks(piece) {
-                reader.push(piece);
-                take(&mut reader);
-            }
-            reader.end();
-            take(&mut reader);
-            found
-        };
-        let whole = by(text.len().max(1));
-        for piece in [1, 4, 5] {
-            assert_eq!(by(piece), whole, "in pieces of {piece}");
-        }
-        whole
+        read_in_pieces(Format::Csv, is_text, text, &[1, 4, 5])
     }
 
     #[test]

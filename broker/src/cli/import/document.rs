@@ -171,6 +171,36 @@ fn timestamp(name: &str, value: &Value) -> Result<TimestampMs, String> {
     })
 }
 
+/// For the tests of readers: what is read, with `!line reason` for what is not; the same however the text is cut in pieces.
+#[cfg(test)]
+pub fn read_in_pieces(format: Format, is_text: bool, text: &[u8], pieces: &[usize]) -> Vec<String> {
+    let by = |piece: usize| {
+        let mut documents = Documents::new(format, b',', is_text, text);
+        let told = |malformed: Malformed| format!("!{} {}", malformed.line, malformed.reason);
+        let mut found = Vec::new();
+        let mut take = |documents: &mut Documents| {
+            while let Some(next) = documents.next() {
+                found.push(next.map_or_else(told, |(line, text)| {
+                    format!("{line} {}", String::from_utf8(text).unwrap())
+                }));
+            }
+        };
+        for piece in text.chunks(piece) {
+            assert_eq!(documents.push(piece), Ok(piece.len()));
+            take(&mut documents);
+        }
+        documents.end().unwrap();
+        take(&mut documents);
+        found.extend(documents.rest().map(told));
+        found
+    };
+    let whole = by(text.len().max(1));
+    for piece in pieces {
+        assert_eq!(by(*piece), whole, "in pieces of {piece}");
+    }
+    whole
+}
+
 #[cfg(test)]
 mod tests {
     use flate2::Compression;

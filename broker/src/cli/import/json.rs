@@ -156,35 +156,10 @@ fn line_ends(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::cli::import::document::{Format, read_in_pieces};
 
-    /// What is read, with `!line reason` for what is not; the same however the text is cut in pieces.
     fn read(text: &[u8]) -> Vec<String> {
-        let by = |piece: usize| {
-            let mut reader = JsonReader::default();
-            let mut found = Vec::new();
-            let mut take = |reader: &mut JsonReader| {
-                while let Some(next) = reader.next() {
-                    found.push(match next {
-                        Ok((line, text)) => format!("{line} {}", String::from_utf8(text).unwrap()),
-                        Err(error) => format!("!{} {}", error.line, error.reason),
-                    });
-                }
-            };
-            for piece in text.chunks(piece) {
-                reader.push(piece);
-                take(&mut reader);
-            }
-            reader.end();
-            take(&mut reader);
-            found.extend(reader.rest().map(|error| format!("!{} {}", error.line, error.reason)));
-            found
-        };
-        let whole = by(text.len().max(1));
-        for piece in [1, 2, 3, 7] {
-            assert_eq!(by(piece), whole, "in pieces of {piece}");
-        }
-        whole
+        read_in_pieces(Format::Json, false, text, &[1, 2, 3, 7])
     }
 
     #[test]

@@ -273,7 +273,7 @@ async fn create(node: &Metadata, name: &str) {
     assert!(node.image().topic_by_name(name).is_some(), "visible when it is answered");
 }
 
-fn registration(id: i32) -> RegisterBroker {
+pub(super) fn registration(id: i32) -> RegisterBroker {
     RegisterBroker {
         id: BrokerId(id),
         incarnation: Uuid::new_v4(),

@@ -1,14 +1,12 @@
 //! A topic that goes on in another cluster: one that was made anew from the remote tier has its topics' ids and records, and tables
 //! that have those records as rows already.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use ottla_storage::batch::{Offset, TimestampMs};
 
 use super::append::offsets_json;
-use super::commit::{ATTEMPTS_MAX, Change, SwapError, new_snapshot_id};
 use super::{Origin, Table, TableError};
-use crate::catalog::CatalogError;
 
 impl Table {
     /// The rows of `from` count as those of `to`, whose partitions go on at `ends`. What the table has beyond them are rows of
@@ -20,31 +18,16 @@ impl Table {
         ends: &BTreeMap<i32, Offset>,
         now: TimestampMs,
     ) -> Result<(), TableError> {
-        for _ in 0..ATTEMPTS_MAX {
-            let (fresh, entry) = self.fresh().await?;
-            *self = fresh;
-            if !self.next_offsets(to)?.is_empty() {
-                return Ok(());
+        self.set_property(now, |table| {
+            if !table.next_offsets(to)?.is_empty() {
+                return Ok(None);
             }
-            let known = self.next_offsets(from)?;
+            let known = table.next_offsets(from)?.into_iter();
             let next: BTreeMap<i32, Offset> = known
-                .into_iter()
                 .filter_map(|(partition, next)| Some((partition, next.min(*ends.get(&partition)?))))
                 .collect();
-            if next.is_empty() {
-                return Ok(());
-            }
-            let properties = HashMap::from([(to.property(), offsets_json(&next))]);
-            let change = Change { properties, schema: None, snapshot: None };
-            match self.change(&entry, new_snapshot_id(), change, now).await {
-                Ok(next) => {
-                    *self = next;
-                    return Ok(());
-                }
-                Err(SwapError::LookAgain) => {}
-                Err(SwapError::Failed(error)) => return Err(error),
-            }
-        }
-        Err(self.at.of_catalog(CatalogError::Conflict(self.at.name.clone())))
+            Ok((!next.is_empty()).then(|| (to.property(), offsets_json(&next))))
+        })
+        .await
     }
 }

@@ -188,6 +188,29 @@ impl Table {
         Ok(())
     }
 
+    /// Changes nothing but the property that `wanted` says of the table as it is at that moment. None: it is as it should be.
+    pub(super) async fn set_property(
+        &mut self,
+        now: TimestampMs,
+        wanted: impl Fn(&Table) -> Result<Option<(String, String)>, TableError>,
+    ) -> Result<(), TableError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let (fresh, entry) = self.fresh().await?;
+            *self = fresh;
+            let Some(property) = wanted(self)? else { return Ok(()) };
+            let change = Change { properties: HashMap::from([property]), schema: None, snapshot: None };
+            match self.change(&entry, new_snapshot_id(), change, now).await {
+                Ok(next) => {
+                    *self = next;
+                    return Ok(());
+                }
+                Err(SwapError::LookAgain) => {}
+                Err(SwapError::Failed(error)) => return Err(error),
+            }
+        }
+        Err(self.at.of_catalog(CatalogError::Conflict(self.at.name.clone())))
+    }
+
     /// Makes the next state of this one, which is fresh and has `entry` in the catalog, and swaps.
     pub(super) async fn change(
         &self,

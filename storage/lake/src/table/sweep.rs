@@ -14,11 +14,9 @@ use ottla_storage::batch::TimestampMs;
 use ottla_storage::tiering::store::PAGE_KEYS_MAX;
 use uuid::Uuid;
 
-use super::commit::{ATTEMPTS_MAX, Change, SwapError, new_snapshot_id};
 use super::files::{id_of, time_of};
 use super::maintain::Limits;
 use super::{PREVIOUS_METADATA_MAX, SWEPT_PROPERTY, Table, TableError, number_in};
-use crate::catalog::CatalogError;
 
 const READS_MAX: usize = 8;
 
@@ -66,28 +64,12 @@ impl Table {
         before: TimestampMs,
         now: TimestampMs,
     ) -> Result<(), TableError> {
-        for _ in 0..ATTEMPTS_MAX {
-            let (fresh, entry) = self.fresh().await?;
-            *self = fresh;
+        self.set_property(now, |table| {
             let is_closed = |text: &String| text.parse().is_ok_and(|closed: i64| closed >= before.0);
-            if self.properties().get(SWEPT_PROPERTY).is_some_and(is_closed) {
-                return Ok(());
-            }
-            let change = Change {
-                properties: HashMap::from([(SWEPT_PROPERTY.to_owned(), before.0.to_string())]),
-                schema: None,
-                snapshot: None,
-            };
-            match self.change(&entry, new_snapshot_id(), change, now).await {
-                Ok(next) => {
-                    *self = next;
-                    return Ok(());
-                }
-                Err(SwapError::LookAgain) => {}
-                Err(SwapError::Failed(error)) => return Err(error),
-            }
-        }
-        Err(self.at.of_catalog(CatalogError::Conflict(self.at.name.clone())))
+            let is_closed = table.properties().get(SWEPT_PROPERTY).is_some_and(is_closed);
+            Ok((!is_closed).then(|| (SWEPT_PROPERTY.to_owned(), before.0.to_string())))
+        })
+        .await
     }
 
     /// The ids of all files of ours that some snapshot has. What is in memory is 16 bytes for each, and a few manifests.

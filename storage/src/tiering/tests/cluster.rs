@@ -1,13 +1,9 @@
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
-use futures::FutureExt;
 use uuid::Uuid;
 
-use crate::disk::{Disk, SimulatedDisk};
+use super::{now, store};
 use crate::tiering::cluster::{ClusterState, TopicState, commit, load};
-use crate::tiering::directory::DirectoryStore;
 use crate::tiering::numbered::NumberedError;
 use crate::tiering::store::{Condition, StoreError};
 use crate::tiering::testing::{keys, put};
@@ -19,22 +15,18 @@ fn state(number: u64) -> ClusterState {
     ClusterState { number, cluster_id: "c".to_owned(), metadata_offset: 17, topics: vec![topic] }
 }
 
-fn store() -> DirectoryStore {
-    let disk = Disk::simulated(&SimulatedDisk::new());
-    disk.create_dir_all(Path::new("/b")).unwrap();
-    DirectoryStore::open(&disk, Path::new("/b"), "1", Arc::new(|work| work())).unwrap()
-}
-
-fn now<T>(answer: impl Future<Output = T>) -> T {
-    answer.now_or_never().expect("the work is done at once")
-}
-
 #[test]
 fn golden_state() {
     let golden = r#"{"format":1,"number":7,"cluster_id":"c","metadata_offset":17,"topics":[{"name":"prices","id":"AAAAEAAAAAAAAAAAAAAAAA","partitions":3,"configs":{"remote.storage.enable":"true"}}]}"#;
     assert_eq!(String::from_utf8(state(7).encode().unwrap()).unwrap(), golden);
     assert_eq!(ClusterState::decode(golden.as_bytes()).unwrap(), state(7));
-    for damaged in ["", "{}", &golden.replace("\"format\":1", "\"format\":2"), &golden.replace(":3", ":0")] {
+    for damaged in [
+        "",
+        "{}",
+        &golden.replace("\"format\":1", "\"format\":2"),
+        &golden.replace(":3", ":0"),
+        &golden.replace(":3", ":1000001"),
+    ] {
         assert!(ClusterState::decode(damaged.as_bytes()).is_err(), "{damaged}");
     }
 }

@@ -1,11 +1,6 @@
-use std::path::Path;
-use std::sync::Arc;
-
-use futures::FutureExt;
 use uuid::Uuid;
 
-use crate::disk::{Disk, SimulatedDisk};
-use crate::tiering::directory::DirectoryStore;
+use super::{now, store};
 use crate::tiering::groups::{
     CommittedOffsets, CoordinatedPartition, GroupOffset, commit, load, load_all, newest,
 };
@@ -31,16 +26,6 @@ fn offsets(number: u64, broker: i32, leader_epoch: i32, offset: i64) -> Committe
     }
 }
 
-fn store() -> DirectoryStore {
-    let disk = Disk::simulated(&SimulatedDisk::new());
-    disk.create_dir_all(Path::new("/b")).unwrap();
-    DirectoryStore::open(&disk, Path::new("/b"), "1", Arc::new(|work| work())).unwrap()
-}
-
-fn now<T>(answer: impl Future<Output = T>) -> T {
-    answer.now_or_never().expect("the work is done at once")
-}
-
 #[test]
 fn golden_offsets() {
     let golden = r#"{"format":1,"number":7,"broker":3,"topic_id":"AAAAEAAAAAAAAAAAAAAAAA","partition_count":50,"partitions":[{"partition":17,"leader_epoch":5,"offsets":[{"group":"g","topic":"prices","partition":2,"offset":12,"leader_epoch":4,"metadata":"mine"}]}]}"#;
@@ -54,6 +39,12 @@ fn golden_offsets() {
         &golden.replace(":17", ":50"),
         &golden.replace(":17", ":-1"),
         &golden.replace("\"leader_epoch\":5", "\"leader_epoch\":-5"),
+        // Of these no log could be made, or no record.
+        &golden.replace(":50", ":1000001"),
+        &golden.replace("\"offset\":12", "\"offset\":-1"),
+        &golden.replace("\"g\"", &format!("\"{}\"", "g".repeat(32_768))),
+        &golden.replace("prices", &"t".repeat(32_768)),
+        &golden.replace("mine", &"m".repeat(32_768)),
     ] {
         assert!(decode::<CommittedOffsets>(damaged.as_bytes()).is_err(), "{damaged}");
     }
