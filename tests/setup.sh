@@ -113,6 +113,13 @@ install_java() { # VERSION
     -DincludeScope=runtime -DoutputDirectory="$env_dir/java/$1"
 }
 
+install_iceberg_rest() {
+  rm -rf "$env_dir/iceberg-rest"
+  try mvn -q -B -f "$here/setup/iceberg-rest/pom.xml" \
+    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$env_dir/iceberg-rest"
+}
+
 install_trino() { # VERSION CONNECTOR
   rm -rf "$env_dir/trino/$1"
   try mvn -q -B -f "$here/setup/trino/pom.xml" -Dtrino="$1" \
@@ -150,6 +157,8 @@ if command_from_apt java default-jre-headless "all tests with Kafka's own tools 
     version=$(basename "$(dirname "$pom")")
     part "java-$version" "$(hash_of "$pom")" "the tests with Kafka $version are skipped" install_java "$version"
   done
+  part iceberg-rest "$(hash_of "$here/setup/iceberg-rest/pom.xml")" \
+    "the tests with an Iceberg REST catalog are skipped" install_iceberg_rest
   if [ "$with_trino" = 1 ]; then
     # What each is for: see tests/lake/trino.py.
     part trino-406 "$(hash_of "$here/setup/trino/pom.xml")" "tables are not read with Trino" install_trino 406 iceberg

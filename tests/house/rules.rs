@@ -98,13 +98,22 @@ fn crates_import_only_what_they_may() {
         ("ottla-lake", &["ottla-batch", "ottla-storage"][..]),
         // The lake for its catalog trait only.
         ("ottla-aws", &["ottla-batch", "ottla-storage", "ottla-lake"][..]),
+        ("ottla-rest", &["ottla-batch", "ottla-storage", "ottla-lake"][..]),
         // Under openraft in place of the crate of that name.
         ("base2histogram", &[][..]),
         ("ottla-raft", &[][..]),
         ("ottla-clients", &["ottla-batch"][..]),
         (
             "ottla",
-            &["ottla-batch", "ottla-storage", "ottla-lake", "ottla-aws", "ottla-raft", "ottla-clients"][..],
+            &[
+                "ottla-batch",
+                "ottla-storage",
+                "ottla-lake",
+                "ottla-aws",
+                "ottla-rest",
+                "ottla-raft",
+                "ottla-clients",
+            ][..],
         ),
     ]);
     for (package, dependencies) in &ours {

@@ -1,7 +1,7 @@
 """Engines that read Iceberg tables, each by its own code, and what is asked of all of them.
 
 A table is a `Path`, its folder in a directory, where an engine finds the newest state by `metadata/version-hint.text`: no catalog,
-no service, and nothing of Ottla's. Or it is `InGlue`: in a bucket, and the catalog says what its newest state is.
+no service, and nothing of Ottla's. Or it is `InGlue`, in a bucket, or `InRest`: the catalog says what its newest state is.
 """
 
 import glob
@@ -48,7 +48,29 @@ class InGlue:
         return self.entry()["Parameters"]["metadata_location"]
 
 
-Table = Path | InGlue
+@dataclass(frozen=True)
+class InRest:
+    """`settings` are what PyIceberg is told of the catalog and the store."""
+
+    settings: tuple[tuple[str, str], ...]
+    database: str
+    name: str
+
+    def load(self):
+        """None: there is no such table."""
+        from pyiceberg.catalog import load_catalog
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            return load_catalog("rest", **dict(self.settings)).load_table((self.database, self.name))
+        except NoSuchTableError:
+            return None
+
+    def metadata_location(self) -> str:
+        return self.load().metadata_location
+
+
+Table = Path | InGlue | InRest
 
 
 def totals(rows: list[dict], columns: list[str]) -> dict:
@@ -121,6 +143,8 @@ class PyIceberg:
             environment.missing("PyIceberg")
         if isinstance(table, Path):
             return StaticTable.from_metadata(str(table))
+        if isinstance(table, InRest):
+            return table.load()
         catalog = load_catalog("glue", **{
             "type": "glue", "glue.endpoint": table.endpoint, "glue.region": REGION,
             "glue.access-key-id": ACCESS_KEY, "glue.secret-access-key": SECRET_KEY,
@@ -205,6 +229,8 @@ class DuckDb(Sql):
                 f"CREATE OR REPLACE SECRET (TYPE s3, KEY_ID '{ACCESS_KEY}', SECRET '{SECRET_KEY}', REGION '{REGION}', "
                 f"ENDPOINT '{endpoint}', URL_STYLE 'path', USE_SSL false)")
             table = table.metadata_location()
+        if isinstance(table, InRest):
+            table = table.metadata_location().removeprefix("file://")
         return self._connection.execute(f"SELECT {what} FROM iceberg_scan('{table}') {where}").fetchall()
 
 

@@ -132,7 +132,7 @@ class Application:
             code = wanted.get("code", "SlowDown")
             message = wanted.get("message", "Please reduce your request rate.")
             headers, body = wanted.get("headers", {}), wanted.get("body")
-            return refuse(start_response, method, operation, status, code, message, headers, body)
+            return self.refused(start_response, method, operation, status, code, message, headers, body)
         if kind == "slow":
             time.sleep(seconds)
         status, headers, answer = self.done(environ)
@@ -140,7 +140,7 @@ class Application:
             return hang_up(environ)
         if kind == "fail":
             message = "We encountered an internal error. Please try again."
-            return refuse(start_response, method, operation, 500, "InternalError", message)
+            return self.refused(start_response, method, operation, 500, "InternalError", message, None, None)
         if kind == "cut":
             head = "".join(f"{name}: {value}\r\n" for name, value in headers)
             connection = environ["werkzeug.socket"]
@@ -162,6 +162,9 @@ class Application:
             getattr(parts, "close", lambda: None)()
         status, headers = begun[-1]
         return status, headers, answer
+
+    def refused(self, *what):
+        return refuse(*what)
 
     def faults(self, method, name, body, start_response):
         with self.rules_lock:

@@ -33,6 +33,9 @@ pub enum LakeCatalog {
         /// Whose region, credentials and patience the catalog shares.
         s3: Box<S3Settings>,
     },
+    /// `ottla.lake.rest.*`
+    #[cfg(feature = "rest")]
+    Rest(Box<ottla_rest::RestConfig>),
 }
 
 /// Of a topic with `ottla.lake.enable`.

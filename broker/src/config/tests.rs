@@ -434,3 +434,38 @@ fn an_endpoint_is_a_url_and_is_asked_by_paths() {
     let found = problems("ottla.tier.url=file:///t\nottla.tier.s3.endpoint=localhost:9000");
     assert_eq!(found[0].key, "ottla.tier.s3.endpoint");
 }
+
+#[cfg(feature = "rest")]
+#[test]
+fn a_rest_catalog_needs_a_url_and_one_way_in() {
+    use ottla_rest::Auth;
+
+    use super::LakeCatalog;
+
+    let with = |keys: &str| format!("ottla.tier.url=file:///bucket\nottla.lake.catalog=rest\n{keys}");
+    let url = "ottla.lake.rest.uri=http://127.0.0.1:8181";
+    let auth = |keys: &str| match loaded(&with(&format!("{url}\n{keys}"))).lake.catalog {
+        LakeCatalog::Rest(config) => config.auth,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(auth(""), Auth::None);
+    assert_eq!(auth("ottla.lake.rest.token=geheim"), Auth::Token("geheim".to_owned()));
+    // Only the first colon is none of the secret's.
+    let Auth::Credentials(credentials) = auth("ottla.lake.rest.credential=ottla:ge:heim") else { panic!() };
+    assert_eq!((credentials.client_id.as_deref(), &*credentials.client_secret), (Some("ottla"), "ge:heim"));
+    assert_eq!((credentials.scope.as_str(), credentials.server_uri), ("catalog", None));
+    let Auth::Credentials(credentials) = auth("ottla.lake.rest.credential=geheim") else { panic!() };
+    assert_eq!((credentials.client_id, &*credentials.client_secret), (None, "geheim"));
+    let both = format!("{url}\nottla.lake.rest.token=geheim\nottla.lake.rest.credential=a:geheim");
+    let elsewhere =
+        format!("{url}\nottla.lake.rest.credential=a:geheim\nottla.lake.rest.oauth2.server.uri=there");
+    for keys in
+        ["", "ottla.lake.rest.uri=catalog:8181", "ottla.lake.rest.uri=ftp://catalog", &both, &elsewhere]
+    {
+        let found = problems(&with(keys));
+        assert_eq!(found.len(), 1, "{keys} must be refused: {found:?}");
+        assert!(!found[0].to_string().contains("geheim"), "secrets are not printed");
+    }
+    let config = loaded(&with(&format!("{url}\nottla.lake.rest.token=geheim")));
+    assert!(!format!("{:?}", config.lake).contains("geheim"), "secrets are not shown");
+}

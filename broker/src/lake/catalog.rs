@@ -20,5 +20,10 @@ pub async fn open(config: &NodeConfig, warehouse: Arc<Warehouse>) -> Arc<dyn Cat
             };
             Arc::new(ottla_aws::glue::GlueCatalog::open(glue, warehouse).await)
         }
+        #[cfg(feature = "rest")]
+        LakeCatalog::Rest(rest) => {
+            let opened = ottla_rest::RestCatalog::open(rest);
+            Arc::new(opened.expect("the configuration was checked by opening it"))
+        }
     }
 }

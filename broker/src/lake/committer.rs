@@ -237,23 +237,18 @@ impl Committer {
             threads::blocking(move || conversion.finish()).await??
         };
         let Converted { schema, files, quarantine } = converted;
-        self.stage(&mut state.table, files, &schema).await?;
-        self.stage(&mut state.quarantine, quarantine, &TableSchema::of_quarantine()).await?;
+        self.stage(&mut state.table, files).await?;
+        self.stage(&mut state.quarantine, quarantine).await?;
         state.schema = schema;
         Ok(())
     }
 
-    async fn stage(
-        &self,
-        side: &mut Side,
-        files: Vec<DataFile>,
-        schema: &TableSchema,
-    ) -> Result<(), CommitError> {
+    async fn stage(&self, side: &mut Side, files: Vec<DataFile>) -> Result<(), CommitError> {
         if files.is_empty() {
             return Ok(());
         }
         if side.table.is_none() {
-            side.table = Some(self.create(&side.at, schema).await?);
+            side.table = Some(self.create(&side.at).await?);
         }
         let Some(table) = &side.table else { return Ok(()) };
         for file in files {
@@ -264,12 +259,12 @@ impl Committer {
         Ok(())
     }
 
-    async fn create(&self, at: &TableAt, schema: &TableSchema) -> Result<Table, TableError> {
+    async fn create(&self, at: &TableAt) -> Result<Table, TableError> {
         let partitioning = match self.assignment.table.is_by_day {
             true => Partitioning::Day,
             false => Partitioning::None,
         };
-        let table = at.create(schema, partitioning, clock::now()).await?;
+        let table = at.create(partitioning, clock::now()).await?;
         tracing::info!(topic = %self.assignment.topic, table = %at.name, "made the table");
         Ok(table)
     }
@@ -281,7 +276,7 @@ impl Committer {
         }
         if table.table.is_none() {
             // Nothing but what went to the quarantine so far.
-            table.table = Some(self.create(&table.at, schema).await?);
+            table.table = Some(self.create(&table.at).await?);
         }
         self.append(table, converted, schema).await
     }

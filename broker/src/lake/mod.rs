@@ -6,12 +6,13 @@
 //! - [`conversion`]: records to files, off the runtime's workers.
 //! - [`maintenance`]: compaction, retention and the sweeping of what belongs to no snapshot, beside the commits.
 //! - [`counters`]: what each table counts; [`lag`]: how far it is behind, also while nothing can be committed.
-//! - [`Tables`]: where tables lie, and their catalog.
+//! - [`Tables`]: where tables lie, and their catalog; `catalog_metrics`: what that is asked for.
 //!
 //! Nothing of this is in the way of a produce: it reads as any consumer does. That each record is in its table once does not rest on
 //! there being one committer, but on the offsets in the table (`ottla_lake::table`); one is only quicker than several.
 
 mod catalog;
+mod catalog_metrics;
 mod committer;
 mod conversion;
 mod counters;
@@ -94,7 +95,7 @@ impl Lake {
         metrics: &Metrics,
     ) -> Lake {
         let context = Arc::new(Context {
-            tables: Tables::open(&config, store).await,
+            tables: Tables::open(&config, store).await.counted(metrics),
             scratch: Scratch::new(disk.clone(), config.log_dirs[0].join(SCRATCH)),
             config,
             metadata,

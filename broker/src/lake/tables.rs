@@ -9,8 +9,10 @@ use ottla_lake::table::{Origin, TableAt, TableError};
 use ottla_lake::warehouse::Warehouse;
 
 use super::catalog;
+use super::catalog_metrics::Counted;
 use crate::clock;
 use crate::config::{NodeConfig, TierPlace};
+use crate::metrics::Metrics;
 use crate::tier::open::TierStore;
 
 #[derive(Clone)]
@@ -33,6 +35,11 @@ impl Tables {
         let warehouse = Arc::new(Warehouse::new(Arc::clone(&store.store), &url, &store.prefix));
         let catalog = catalog::open(config, Arc::clone(&warehouse)).await;
         Tables { warehouse, catalog, database: config.lake.database.clone() }
+    }
+
+    /// The same, with their catalog's requests in the metrics.
+    pub(super) fn counted(self, metrics: &Metrics) -> Tables {
+        Tables { catalog: Arc::new(Counted::new(self.catalog, metrics)), ..self }
     }
 
     /// Of a topic that was made anew with the records that it had in another cluster up to `ends`: its rows are not made again.

@@ -12,7 +12,9 @@ use aws_config::Region;
 use aws_sdk_glue::Client;
 use aws_sdk_glue::types::{Column, DatabaseInput, StorageDescriptor, Table, TableInput};
 use bytes::Bytes;
-use ottla_lake::catalog::{Catalog, CatalogAnswer, CatalogError, Entry, HiveColumn, NewMetadata, TableName};
+use ottla_lake::catalog::{
+    Catalog, CatalogAnswer, CatalogError, Entry, HiveColumn, NewMetadata, Stored, TableName,
+};
 use ottla_lake::warehouse::Warehouse;
 use ottla_storage::tiering::store::{Condition, Content, StoreError};
 
@@ -213,7 +215,7 @@ impl Catalog for GlueCatalog {
         })
     }
 
-    fn create<'a>(&'a self, table: &'a TableName, metadata: &'a NewMetadata) -> CatalogAnswer<'a, String> {
+    fn create<'a>(&'a self, table: &'a TableName, metadata: &'a NewMetadata) -> CatalogAnswer<'a, Stored> {
         Box::pin(async move {
             if self.table(table).await?.is_some() {
                 return Err(CatalogError::Conflict(table.clone()));
@@ -227,7 +229,7 @@ impl Catalog for GlueCatalog {
                     return Err(CatalogError::Refused(told));
                 }
             }
-            Ok(location)
+            Ok(Stored { metadata_location: location, made: None })
         })
     }
 
@@ -236,7 +238,7 @@ impl Catalog for GlueCatalog {
         table: &'a TableName,
         expected: &'a Entry,
         metadata: &'a NewMetadata,
-    ) -> CatalogAnswer<'a, String> {
+    ) -> CatalogAnswer<'a, Stored> {
         Box::pin(async move {
             let found = self.table(table).await?.ok_or_else(|| CatalogError::Conflict(table.clone()))?;
             if entry(table, &found)? != *expected {
@@ -245,7 +247,7 @@ impl Catalog for GlueCatalog {
             let location = self.write(metadata).await?;
             let input = changed_input(table, found, metadata, &location)?;
             self.update(table, &expected.version, &input).await?;
-            Ok(location)
+            Ok(Stored { metadata_location: location, made: None })
         })
     }
 }
@@ -264,7 +266,7 @@ fn entry(name: &TableName, table: &Table) -> Result<Entry, CatalogError> {
     let Some(version) = table.version_id() else {
         return Err(CatalogError::Refused(format!("{}: this service numbers no versions", target(name))));
     };
-    Ok(Entry { metadata_location: location.clone(), version: version.to_owned() })
+    Ok(Entry { metadata_location: location.clone(), version: version.to_owned(), metadata: None })
 }
 
 fn new_input(name: &TableName, metadata: &NewMetadata, location: &str) -> Result<TableInput, CatalogError> {

@@ -56,8 +56,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let at = TableAt { warehouse, catalog, name };
     let lines: Vec<Vec<u8>> = std::io::stdin().lock().split(b'\n').collect::<Result<_, _>>()?;
     block_on(async {
-        let mut table = open(&at, &TableSchema::of_records(), arguments.now).await?;
-        let mut quarantine = open(&at.quarantine(), &TableSchema::of_quarantine(), arguments.now).await?;
+        let mut table = open(&at, arguments.now).await?;
+        let mut quarantine = open(&at.quarantine(), arguments.now).await?;
         let written: i64 = table.next_offsets(&origin())?.values().map(|offset| offset.0).sum();
         let mut number = written;
         for lines in lines.chunks(arguments.lines_per_commit) {
@@ -77,10 +77,10 @@ fn origin() -> Origin {
     Origin { cluster_id: "cluster".to_owned(), topic_id: "topic".to_owned() }
 }
 
-async fn open(at: &TableAt, schema: &TableSchema, now: TimestampMs) -> Result<Table, TableError> {
+async fn open(at: &TableAt, now: TimestampMs) -> Result<Table, TableError> {
     match at.load().await? {
         Some(table) => Ok(table),
-        None => at.create(schema, Partitioning::Day, now).await,
+        None => at.create(Partitioning::Day, now).await,
     }
 }
 

@@ -1,11 +1,17 @@
-//! What is asked of a catalog: which metadata file a table's state is in, and to replace that file by another if nobody else
-//! did meanwhile. Nothing else makes a commit: data files, manifests and metadata that no catalog names are not in the table.
+//! What is asked of a catalog: what state a table is in, and to put another in its place if nobody else did meanwhile. Nothing else
+//! makes a commit: data files, manifests and metadata that no catalog names are not in the table.
+//!
+//! There are two kinds. One keeps the location of a metadata file, which is finished when it is handed over ([`NewMetadata::json`]).
+//! The other makes the file itself, from what is to change ([`NewMetadata::updates`]), if what was said of the state before
+//! still holds ([`NewMetadata::requirements`]); what it made may say more than was asked for, so it hands it back. A
+//! change is made for both alike: which of them it meets does not show in it.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use iceberg::{TableRequirement, TableUpdate};
 
 pub type CatalogAnswer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CatalogError>> + Send + 'a>>;
 
@@ -15,18 +21,17 @@ pub trait Catalog: Send + Sync + 'static {
     fn load<'a>(&'a self, table: &'a TableName) -> CatalogAnswer<'a, Option<Entry>>;
 
     /// Stores the first metadata and enters the table; [`CatalogError::Conflict`] if one is there. Makes the database too if
-    /// it is not there. Answers where the metadata is.
-    fn create<'a>(&'a self, table: &'a TableName, metadata: &'a NewMetadata) -> CatalogAnswer<'a, String>;
+    /// it is not there.
+    fn create<'a>(&'a self, table: &'a TableName, metadata: &'a NewMetadata) -> CatalogAnswer<'a, Stored>;
 
     /// Stores the metadata and makes it the table's if the table is still as `expected`, else [`CatalogError::Conflict`]. What the
-    /// entry of the table holds beside what follows from the metadata stays: other programs put it there. Answers where the
-    /// metadata is.
+    /// entry of the table holds beside what follows from the metadata stays: other programs put it there.
     fn swap<'a>(
         &'a self,
         table: &'a TableName,
         expected: &'a Entry,
         metadata: &'a NewMetadata,
-    ) -> CatalogAnswer<'a, String>;
+    ) -> CatalogAnswer<'a, Stored>;
 }
 
 /// Names of both are of lower-case letters, digits and underscores: Glue knows no others.
@@ -48,6 +53,16 @@ pub struct Entry {
     pub metadata_location: String,
     /// What the catalog compares in a swap: Glue's VersionId, the number in a file's name. It means nothing to others.
     pub version: String,
+    /// The metadata itself, from a catalog that has it at hand. None: it is read from its location.
+    pub metadata: Option<Bytes>,
+}
+
+/// What became of a state that was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub metadata_location: String,
+    /// From a catalog that makes metadata itself, and deletes what is old of it. None: it is what was handed over.
+    pub made: Option<Bytes>,
 }
 
 /// A state of a table that a catalog is to store.
@@ -63,6 +78,11 @@ pub struct NewMetadata {
     pub json: Bytes,
     /// Those of the current schema, for catalogs that show them.
     pub columns: Vec<HiveColumn>,
+    /// What makes this state of the one before. None in a table's first.
+    pub updates: Vec<TableUpdate>,
+    /// What holds of the state before, and of no other state that this change could lose something of: see
+    /// [`requirements`](crate::table).
+    pub requirements: Vec<TableRequirement>,
 }
 
 impl NewMetadata {

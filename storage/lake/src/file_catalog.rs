@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ottla_storage::tiering::store::{Condition, Content, StoreError};
 
-use crate::catalog::{Catalog, CatalogAnswer, CatalogError, Entry, NewMetadata, TableName};
+use crate::catalog::{Catalog, CatalogAnswer, CatalogError, Entry, NewMetadata, Stored, TableName};
 use crate::warehouse::Warehouse;
 
 pub const HINT: &str = "version-hint.text";
@@ -49,7 +49,7 @@ impl FileCatalog {
         table: &TableName,
         number: u64,
         metadata: &NewMetadata,
-    ) -> Result<String, CatalogError> {
+    ) -> Result<Stored, CatalogError> {
         let folder = self.warehouse.table_location(table);
         if metadata.location != folder {
             let message = format!("table {table} lies in {folder}, not in {}", metadata.location);
@@ -69,11 +69,11 @@ impl FileCatalog {
             if let Err(error) = self.warehouse.write(&hint_location, content, Condition::None).await {
                 // The table has changed all the same. The next change writes a hint again.
                 tracing::warn!(%table, %error, "readers without catalog see an older state of the table");
-                return Ok(location);
+                return Ok(Stored { metadata_location: location, made: None });
             }
             match self.newest(table).await {
                 Ok(newest) if newest > hint => hint = newest,
-                Ok(_) if hint == number => return Ok(location),
+                Ok(_) if hint == number => return Ok(Stored { metadata_location: location, made: None }),
                 // Perhaps because somebody changed the table right after, perhaps because the number had been used and deleted.
                 Ok(newest) => {
                     let message = format!("state {number} of table {table} was overtaken by {newest}");
@@ -93,11 +93,12 @@ impl Catalog for FileCatalog {
             Ok((number > 0).then(|| Entry {
                 metadata_location: location_of(&folder, number),
                 version: number.to_string(),
+                metadata: None,
             }))
         })
     }
 
-    fn create<'a>(&'a self, table: &'a TableName, metadata: &'a NewMetadata) -> CatalogAnswer<'a, String> {
+    fn create<'a>(&'a self, table: &'a TableName, metadata: &'a NewMetadata) -> CatalogAnswer<'a, Stored> {
         Box::pin(async move {
             match self.newest(table).await? {
                 0 => self.claim(table, 1, metadata).await,
@@ -111,7 +112,7 @@ impl Catalog for FileCatalog {
         table: &'a TableName,
         expected: &'a Entry,
         metadata: &'a NewMetadata,
-    ) -> CatalogAnswer<'a, String> {
+    ) -> CatalogAnswer<'a, Stored> {
         Box::pin(async move {
             let number: u64 = expected.version.parse().expect("an entry of this catalog");
             self.claim(table, number + 1, metadata).await

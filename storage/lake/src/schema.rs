@@ -140,16 +140,21 @@ impl TableSchema {
         schema
     }
 
+    /// With the ids that Iceberg gives to a new table: those of one level, then those within each of its columns. Catalogs that make
+    /// metadata themselves give them anew, in this order, and files are to have the same.
     fn add_kafka_columns(&mut self) {
         self.add(Source::Partition, "kafka_partition", ColumnType::Int);
         self.add(Source::Offset, "kafka_offset", ColumnType::Long);
         self.add(Source::Timestamp, "kafka_timestamp", ColumnType::Timestamp);
         self.add(Source::Key, "kafka_key", ColumnType::String);
         self.add(Source::KeyBytes, "kafka_key_raw", ColumnType::Binary);
-        let headers = self.map_type();
-        self.add(Source::Headers, "kafka_headers", headers);
-        let headers = self.headers_bytes_type();
-        self.add(Source::HeadersBytes, "kafka_headers_raw", headers);
+        let (headers_id, headers_bytes_id) = (self.next_id(), self.next_id());
+        for (id, name, source, column_type) in [
+            (headers_id, "kafka_headers", Source::Headers, self.map_type()),
+            (headers_bytes_id, "kafka_headers_raw", Source::HeadersBytes, self.headers_bytes_type()),
+        ] {
+            self.columns.push(Column { id, name: name.to_owned(), source, column_type });
+        }
     }
 
     /// Of the schema mode `raw`, and of the quarantine. Nothing if they are there.

@@ -68,11 +68,13 @@ impl Fixture {
                 column("kafka_offset", "bigint", 1),
                 column("at", "struct<a:int,b:array<string>>", 7),
             ],
+            updates: Vec::new(),
+            requirements: Vec::new(),
         }
     }
 
     async fn create(&self, catalog: &GlueCatalog) -> Entry {
-        let location = catalog.create(&self.table, &self.metadata(0, "")).await.unwrap();
+        let location = catalog.create(&self.table, &self.metadata(0, "")).await.unwrap().metadata_location;
         let entry = catalog.load(&self.table).await.unwrap().unwrap();
         assert_eq!(entry.metadata_location, location);
         entry
@@ -91,7 +93,8 @@ async fn a_table_is_made_and_changed() {
     let first = fixture.create(&catalog).await;
     let again = catalog.create(table, &fixture.metadata(0, "again")).await;
     assert!(matches!(&again, Err(CatalogError::Conflict(told)) if told == table), "{again:?}");
-    let location = catalog.swap(table, &first, &fixture.metadata(1, "second")).await.unwrap();
+    let location =
+        catalog.swap(table, &first, &fixture.metadata(1, "second")).await.unwrap().metadata_location;
     assert_eq!(fixture.written(&location).await, "second");
     let second = catalog.load(table).await.unwrap().unwrap();
     assert_eq!(second.metadata_location, location);
@@ -142,7 +145,7 @@ async fn the_entry_shows_columns_and_keeps_what_others_wrote() {
     client.update_table().database_name(&table.database).table_input(input).send().await.unwrap();
 
     let before = catalog.load(table).await.unwrap().unwrap();
-    let location = catalog.swap(table, &before, &fixture.metadata(1, "")).await.unwrap();
+    let location = catalog.swap(table, &before, &fixture.metadata(1, "")).await.unwrap().metadata_location;
     let after = shown().await;
     assert_eq!((after.description(), after.owner()), (Some("Prices of shares"), Some("analysts")));
     assert_eq!(after.retention(), 7);
@@ -246,7 +249,7 @@ async fn of_many_committers_none_is_lost_when_answers_are() {
                 let location = metadata.unique_location();
                 match catalog.swap(&fixture.table, &entry, &metadata).await {
                     Ok(answered) => {
-                        assert_eq!(answered, location);
+                        assert_eq!(answered.metadata_location, location);
                         done.push(location);
                     }
                     Err(CatalogError::Conflict(_)) => failed.push(location),

@@ -33,7 +33,7 @@ fn table_at() -> TableAt {
 }
 
 async fn created(at: &TableAt) -> Table {
-    at.create(&TableSchema::of_records(), Partitioning::Day, TimestampMs(NOON)).await.unwrap()
+    at.create(Partitioning::Day, TimestampMs(NOON)).await.unwrap()
 }
 
 /// The values as one commit, of partition 0 and all at one time.

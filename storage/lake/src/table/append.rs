@@ -110,10 +110,7 @@ impl Table {
             properties.insert(SCHEMA_PROPERTY.to_owned(), append.schema.to_property());
         }
         let snapshot_id = new_snapshot_id();
-        let snapshot = match append.files {
-            [] => None,
-            files => Some(self.appending(snapshot_id, grown.as_ref(), append, files, now).await?),
-        };
+        let snapshot = self.appending(snapshot_id, grown.as_ref(), append, now).await?;
         let change = Change { properties, schema: grown, snapshot };
         self.change(entry, snapshot_id, change, now).await
     }
@@ -134,16 +131,15 @@ impl Table {
         snapshot_id: i64,
         grown: Option<&Schema>,
         append: &Append<'_>,
-        files: &[StagedFile],
         now: TimestampMs,
     ) -> Result<NewSnapshot, TableError> {
         let schema =
             grown.map_or_else(|| self.metadata().current_schema().clone(), |grown| grown.clone().into());
         let mut tally = Tally::default();
-        files.iter().for_each(|file| tally.add(&file.file));
+        append.files.iter().for_each(|file| tally.add(&file.file));
         let mut manifests = self.manifests().await?;
         self.merge_small(&mut manifests, snapshot_id, &schema, now).await?;
-        manifests.splice(0..0, self.manifests_of(snapshot_id, &schema, files, now).await?);
+        manifests.splice(0..0, self.manifests_of(snapshot_id, &schema, append.files, now).await?);
         let advanced = append.advance.iter().map(|(partition, advance)| (*partition, advance.to)).collect();
         let summary = HashMap::from([(append.origin.property(), offsets_json(&advanced))]);
         Ok(NewSnapshot { operation: Operation::Append, manifests, tally, summary })

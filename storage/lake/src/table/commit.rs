@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
+use iceberg::TableRequirement;
 use iceberg::spec::{
-    MAIN_BRANCH, ManifestFile, MetadataLog, Operation, Schema, SchemaRef, Snapshot, Summary, TableMetadata,
+    MAIN_BRANCH, ManifestFile, MetadataLog, Operation, Schema, SchemaRef, Snapshot, Summary,
+    TableMetadataBuildResult,
 };
 use ottla_storage::batch::TimestampMs;
 use uuid::Uuid;
 
 use super::files::new_id;
 use super::manifests::{has_live_files, is_of_deletes};
-use super::{PREVIOUS_METADATA_MAX, PREVIOUS_METADATA_PROPERTY, Table, TableError};
-use crate::catalog::{CatalogError, Entry};
+use super::{Table, TableError};
+use crate::catalog::{CatalogError, Entry, Stored};
 
 /// Manifests smaller than this are merged, ...
 const MANIFEST_BYTES_GOOD: i64 = 4 << 20;
@@ -34,7 +36,8 @@ pub struct Change {
     pub properties: HashMap<String, String>,
     /// With an id that no schema of the table has.
     pub schema: Option<Schema>,
-    pub snapshot: Option<NewSnapshot>,
+    /// Without files if only properties change: see [`Table::requirements`].
+    pub snapshot: NewSnapshot,
 }
 
 pub struct NewSnapshot {
@@ -198,7 +201,13 @@ impl Table {
             let (fresh, entry) = self.fresh().await?;
             *self = fresh;
             let Some(property) = wanted(self)? else { return Ok(()) };
-            let change = Change { properties: HashMap::from([property]), schema: None, snapshot: None };
+            let snapshot = NewSnapshot {
+                operation: Operation::Append,
+                manifests: self.manifests().await?,
+                tally: Tally::default(),
+                summary: HashMap::new(),
+            };
+            let change = Change { properties: HashMap::from([property]), schema: None, snapshot };
             match self.change(&entry, new_snapshot_id(), change, now).await {
                 Ok(next) => {
                     *self = next;
@@ -219,11 +228,16 @@ impl Table {
         change: Change,
         now: TimestampMs,
     ) -> Result<Table, SwapError> {
-        let (metadata, dropped) = self.next_state(snapshot_id, change, now).await?;
-        let new = self.at.new_metadata(&metadata, Some(&self.metadata_location), now);
+        let TableMetadataBuildResult { metadata, changes, expired_metadata_logs } =
+            self.next_state(snapshot_id, change, now).await?;
+        let mut new = self.at.new_metadata(&metadata, Some(&self.metadata_location), now);
+        (new.updates, new.requirements) = (changes, self.requirements());
         match self.at.catalog.swap(&self.at.name, entry, &new).await {
-            Ok(metadata_location) => {
-                self.delete_metadata(&dropped).await;
+            Ok(Stored { metadata_location, made: Some(json) }) => {
+                Ok(self.at.state(&metadata_location, &json)?)
+            }
+            Ok(Stored { metadata_location, made: None }) => {
+                self.delete_metadata(&expired_metadata_logs).await;
                 Ok(Table {
                     at: self.at.clone(),
                     metadata_location,
@@ -245,10 +259,8 @@ impl Table {
         snapshot_id: i64,
         change: Change,
         now: TimestampMs,
-    ) -> Result<(TableMetadata, Vec<MetadataLog>), TableError> {
-        let Some(NewSnapshot { operation, manifests, tally, mut summary }) = change.snapshot else {
-            return self.state_without_snapshot(change, now);
-        };
+    ) -> Result<TableMetadataBuildResult, TableError> {
+        let NewSnapshot { operation, manifests, tally, mut summary } = change.snapshot;
         let before = self.metadata();
         let expired = self.expired(now);
         let malformed = |error: iceberg::Error| self.at.malformed(&self.metadata_location, error);
@@ -278,44 +290,34 @@ impl Table {
         for id in &expired {
             builder = builder.remove_statistics(*id).remove_partition_statistics(*id);
         }
-        let built = builder.remove_snapshots(&expired).build().map_err(malformed)?;
-        Ok((built.metadata, built.expired_metadata_logs))
+        builder.remove_snapshots(&expired).build().map_err(malformed)
+    }
+
+    /// What a catalog that makes the next state itself has to check of the one before.
+    ///
+    /// It is the swap's comparison, said in Iceberg's words. Those have none for a table's properties, which keep the offsets, so that
+    /// a change of nothing but properties could not be guarded: two of them would both be made, one of them over the other. That
+    /// is why each [`Change`] has a snapshot, if need be one without files: each moves the main branch, so of all changes
+    /// that were made from one state only one finds the branch where it was. What others may change meanwhile and keep (their
+    /// properties, branches, tags) is nothing that a change of ours says anything about; the one exception is a
+    /// tag that somebody gives, in just that moment, to a snapshot that expires.
+    fn requirements(&self) -> Vec<TableRequirement> {
+        let before = self.metadata();
+        vec![
+            TableRequirement::UuidMatch { uuid: before.uuid() },
+            TableRequirement::RefSnapshotIdMatch {
+                r#ref: MAIN_BRANCH.to_owned(),
+                snapshot_id: before.current_snapshot_id(),
+            },
+            // Ids of columns are given away from here.
+            TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: before.last_column_id() },
+            TableRequirement::CurrentSchemaIdMatch { current_schema_id: before.current_schema_id() },
+        ]
     }
 
     /// Clocks differ, and the states of a table are to be in order.
     fn time_of_next(&self, now: TimestampMs) -> i64 {
         now.0.max(self.metadata().last_updated_ms())
-    }
-
-    /// iceberg's builder takes the time of such a state from its own clock, and refuses to build it when a snapshot is later.
-    fn state_without_snapshot(
-        &self,
-        change: Change,
-        now: TimestampMs,
-    ) -> Result<(TableMetadata, Vec<MetadataLog>), TableError> {
-        let before = self.metadata();
-        let malformed = |error: serde_json::Error| self.at.malformed(&self.metadata_location, error);
-        let mut properties = before.properties().clone();
-        properties.extend(change.properties);
-        let mut log = before.metadata_log().to_vec();
-        log.push(MetadataLog {
-            metadata_file: self.metadata_location.clone(),
-            timestamp_ms: before.last_updated_ms(),
-        });
-        let previous_max = properties.get(PREVIOUS_METADATA_PROPERTY).and_then(|text| text.parse().ok());
-        let previous_max: usize = previous_max.unwrap_or(PREVIOUS_METADATA_MAX).max(1);
-        let dropped: Vec<MetadataLog> = log.drain(..log.len().saturating_sub(previous_max)).collect();
-        let mut json = serde_json::to_value(before).map_err(malformed)?;
-        json["properties"] = serde_json::to_value(properties).map_err(malformed)?;
-        json["metadata-log"] = serde_json::to_value(log).map_err(malformed)?;
-        json["last-updated-ms"] = self.time_of_next(now).into();
-        if let Some(schema) = change.schema {
-            json["current-schema-id"] = schema.schema_id().into();
-            json["last-column-id"] = before.last_column_id().max(schema.highest_field_id()).into();
-            let schema = serde_json::to_value(schema).map_err(malformed)?;
-            json["schemas"].as_array_mut().expect("metadata has a list of schemas").push(schema);
-        }
-        Ok((serde_json::from_value(json).map_err(malformed)?, dropped))
     }
 
     /// The snapshots that have been replaced for long enough. Not those that a branch or a tag names.

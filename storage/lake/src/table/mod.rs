@@ -36,7 +36,7 @@ use iceberg::spec::{FormatVersion, MAIN_BRANCH, PartitionSpec, SnapshotReference
 use ottla_storage::batch::{Offset, TimestampMs};
 use ottla_storage::tiering::store::StoreError;
 
-use crate::catalog::{Catalog, CatalogError, Entry, NewMetadata, TableName};
+use crate::catalog::{Catalog, CatalogError, Entry, NewMetadata, Stored, TableName};
 use crate::schema::{SchemaError, Source, TableSchema};
 use crate::warehouse::Warehouse;
 
@@ -154,20 +154,24 @@ impl TableAt {
             return Ok(None);
         };
         let location = &entry.metadata_location;
-        let table = match known.filter(|known| known.metadata_location == *location) {
-            Some(known) => known.clone(),
-            None => self.read_state(location).await?,
+        let table = match (known.filter(|known| known.metadata_location == *location), &entry.metadata) {
+            (Some(known), _) => known.clone(),
+            (None, Some(json)) => self.state(location, json)?,
+            (None, None) => {
+                let json = self.warehouse.read(location).await.map_err(|error| self.of_store(error))?;
+                self.state(location, &json)?
+            }
         };
         Ok(Some((table, entry)))
     }
 
-    async fn read_state(&self, location: &str) -> Result<Table, TableError> {
-        let bytes = self.warehouse.read(location).await.map_err(|error| self.of_store(error))?;
+    /// What the metadata at that location says.
+    fn state(&self, location: &str, bytes: &[u8]) -> Result<Table, TableError> {
         if bytes.starts_with(&[0x1f, 0x8b]) {
             return Err(self.unfit(format!("{location} is compressed, which Ottla neither writes nor reads")));
         }
         let metadata: TableMetadata =
-            serde_json::from_slice(&bytes).map_err(|error| self.malformed(location, error))?;
+            serde_json::from_slice(bytes).map_err(|error| self.malformed(location, error))?;
         if metadata.format_version() != FormatVersion::V2 {
             let version = metadata.format_version();
             return Err(
@@ -181,44 +185,52 @@ impl TableAt {
             refs: HashMap<String, SnapshotReference>,
         }
         let WithReferences { refs } =
-            serde_json::from_slice(&bytes).map_err(|error| self.malformed(location, error))?;
+            serde_json::from_slice(bytes).map_err(|error| self.malformed(location, error))?;
         let named = refs.into_iter().filter(|(name, _)| name != MAIN_BRANCH);
-        Ok(Table {
+        if self.warehouse.key(metadata.location()).is_none() {
+            return Err(self.unfit(format!(
+                "its catalog has put it at {}, which is not in {}, the store of tables",
+                metadata.location(),
+                self.warehouse.location("")
+            )));
+        }
+        let table = Table {
             at: self.clone(),
             metadata_location: location.to_owned(),
             metadata: Arc::new(metadata),
             named_snapshots: Arc::new(named.map(|(_, reference)| reference.snapshot_id).collect()),
-        })
+        };
+        table.check_ids()?;
+        Ok(table)
     }
 
-    /// [`CatalogError::Conflict`] if there is one already.
-    pub async fn create(
-        &self,
-        schema: &TableSchema,
-        partitioning: Partitioning,
-        now: TimestampMs,
-    ) -> Result<Table, TableError> {
+    /// A table of records, which has the columns of every record; [appending](Table::append) brings others. [`CatalogError::Conflict`]
+    /// if there is one already.
+    pub async fn create(&self, partitioning: Partitioning, now: TimestampMs) -> Result<Table, TableError> {
         let location = self.warehouse.table_location(&self.name);
-        let metadata = self.first_metadata(&location, schema, partitioning, now)?;
+        let metadata = self.first_metadata(&location, partitioning, now)?;
         let new = self.new_metadata(&metadata, None, now);
         let created = self.catalog.create(&self.name, &new).await;
-        let metadata_location = created.map_err(|error| self.of_catalog(error))?;
-        Ok(Table {
-            at: self.clone(),
-            metadata_location,
-            metadata: Arc::new(metadata),
-            named_snapshots: Arc::default(),
-        })
+        let Stored { metadata_location, made } = created.map_err(|error| self.of_catalog(error))?;
+        match made {
+            Some(json) => self.state(&metadata_location, &json),
+            None => Ok(Table {
+                at: self.clone(),
+                metadata_location,
+                metadata: Arc::new(metadata),
+                named_snapshots: Arc::default(),
+            }),
+        }
     }
 
     /// iceberg's builder would give the columns new ids; those in the files are given by our schema.
     fn first_metadata(
         &self,
         location: &str,
-        schema: &TableSchema,
         partitioning: Partitioning,
         now: TimestampMs,
     ) -> Result<TableMetadata, TableError> {
+        let schema = TableSchema::of_records();
         let iceberg = schema.to_iceberg().map_err(|source| self.of_schema(source))?;
         let timestamp = schema.columns().iter().find(|column| column.source == Source::Timestamp);
         let fields = match (partitioning, timestamp) {
@@ -265,6 +277,8 @@ impl TableAt {
             id: files::new_id(now),
             json: serde_json::to_vec(metadata).expect("metadata of a table is JSON").into(),
             columns: hive::columns(metadata.current_schema()),
+            updates: Vec::new(),
+            requirements: Vec::new(),
         }
     }
 
@@ -340,6 +354,30 @@ impl Table {
             self.at.unfit(format!("it has no property {SCHEMA_PROPERTY}: it was not made by Ottla"))
         })?;
         TableSchema::from_property(property).map_err(|source| self.at.of_schema(source))
+    }
+
+    /// Files name columns by id. A catalog that makes metadata itself may have given the columns of a new table other ids than it
+    /// was told; as long as no file was added, that is noticed.
+    fn check_ids(&self) -> Result<(), TableError> {
+        if self.metadata.last_sequence_number() > 0
+            || !self.metadata.properties().contains_key(SCHEMA_PROPERTY)
+        {
+            return Ok(());
+        }
+        let own = self.own_schema()?.to_iceberg().map_err(|source| self.at.of_schema(source))?;
+        let is_ours = |schema: &iceberg::spec::SchemaRef| {
+            own.as_struct().fields().iter().all(|own| {
+                let kept = schema.as_struct().field_by_id(own.id);
+                kept.is_some_and(|kept| kept.name == own.name && kept.field_type == own.field_type)
+            })
+        };
+        match self.metadata.schemas_iter().any(is_ours) {
+            true => Ok(()),
+            false => Err(self.at.unfit(
+                "its catalog gave the columns other ids than it was told: rows cannot be added; drop it, and use another catalog"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// By partition, the offset behind the last record of the topic that is in the table or will never be.

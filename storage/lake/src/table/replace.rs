@@ -129,7 +129,7 @@ impl Table {
         self.merge_small(&mut kept, snapshot_id, &schema, now).await?;
         next.append(&mut kept);
         let snapshot = NewSnapshot { operation, manifests: next, tally, summary: HashMap::new() };
-        let change = Change { properties: HashMap::new(), schema: None, snapshot: Some(snapshot) };
+        let change = Change { properties: HashMap::new(), schema: None, snapshot };
         self.change(entry, snapshot_id, change, now).await
     }
 

@@ -160,7 +160,8 @@ fn small_files_become_one_with_the_columns_of_all() {
         assert_eq!((summary["total-records"].as_str(), summary["total-data-files"].as_str()), ("100", "1"));
         let facts = table.facts().await.unwrap();
         assert_eq!((facts.rows, facts.files, facts.bytes), (100, 1, files[0].file_size_in_bytes()));
-        assert_eq!((facts.snapshots, facts.changed_at), (21, Some(NOW)));
+        // Of 20 commits, the compaction, and the time that is set before anything is swept.
+        assert_eq!((facts.snapshots, facts.changed_at), (22, Some(NOW)));
         // Nothing is due any more, and the offsets are as they were.
         let again = table.maintain(&Limits::default(), &scratch(), NOW).await.unwrap();
         assert_eq!(again, Maintained::default());
@@ -287,7 +288,8 @@ fn what_no_snapshot_has_is_deleted_when_it_is_old() {
         assert!(left.len() < all.len());
         assert_eq!(read_rows(&table).await, expected(105));
         let snapshots = table.metadata().snapshots().len();
-        assert!(snapshots <= 2, "{snapshots} snapshots");
+        // That of a day ago, the one that took its place, and what this day brought: rows, and the time of the sweep.
+        assert_eq!(snapshots, 4);
         // Whoever staged the orphan and slept since cannot bring it into the table.
         let schema = table.schema().unwrap();
         let append = Append {

@@ -1,4 +1,5 @@
 mod append;
 mod maintain;
+mod making_catalog;
 mod race;
 mod support;

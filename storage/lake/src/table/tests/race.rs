@@ -1,13 +1,15 @@
 //! Committers that race, stores that lie: every row is in the table exactly once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::executor::block_on;
+use iceberg::TableUpdate;
 use ottla_storage::batch::{LeaderEpoch, Offset};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::making_catalog::MakingCatalog;
 use super::support::*;
 use crate::catalog::CatalogError;
 use crate::data_file::{ColumnMetrics, DataFile, OffsetRange};
@@ -33,7 +35,7 @@ async fn opened(at: &TableAt) -> Table {
         if let Some(table) = insisted(async || at.load().await).await.unwrap() {
             return table;
         }
-        let created = at.create(&crate::schema::TableSchema::of_records(), Partitioning::Day, NOW).await;
+        let created = at.create(Partitioning::Day, NOW).await;
         match created {
             Ok(table) => return table,
             Err(TableError::Catalog { source: CatalogError::Refused(message), .. }) => panic!("{message}"),
@@ -134,30 +136,122 @@ fn complete() -> Vec<(i32, i64)> {
 
 const ROUGH: Odds = Odds { fails: 0.05, loses_answer: 0.1, happens_late: 0.05 };
 
-fn race(seed: u64, odds: Odds) {
+async fn race(at: &TableAt, seed: u64) {
+    futures::join!(
+        commit_all(at, seed * 3 + 1, 1),
+        commit_all(at, seed * 3 + 2, 2),
+        compact_until_complete(at, seed * 3 + 3),
+    );
+}
+
+fn race_in_files(seed: u64, odds: Odds) {
     block_on(async {
         let store = FaultyStore::new(seed);
         store.set_odds(odds);
         let at = table_at(&store);
-        futures::join!(
-            commit_all(&at, seed * 3 + 1, 1),
-            commit_all(&at, seed * 3 + 2, 2),
-            compact_until_complete(&at, seed * 3 + 3),
-        );
+        race(&at, seed).await;
         store.set_odds(Odds::NONE);
         store.settle().await;
         assert_eq!(rows(&at).await, complete(), "seed {seed}");
     });
 }
 
+fn race_in_a_catalog_that_makes_metadata(seed: u64, odds: Odds) {
+    block_on(async {
+        let (store, catalog) = (FaultyStore::new(seed), MakingCatalog::new(seed));
+        catalog.set_odds(odds);
+        let at = catalog.at(&store);
+        race(&at, seed).await;
+        catalog.set_odds(Odds::NONE);
+        catalog.settle();
+        assert_eq!(rows(&at).await, complete(), "seed {seed}");
+    });
+}
+
 #[test]
 fn committers_that_race_add_every_row_once() {
-    (0..6).for_each(|seed| race(seed, Odds::NONE));
+    (0..6).for_each(|seed| race_in_files(seed, Odds::NONE));
+    (0..6).for_each(|seed| race_in_a_catalog_that_makes_metadata(seed, Odds::NONE));
 }
 
 #[test]
 fn answers_that_are_lost_or_come_late_add_no_row_twice() {
-    (0..25).for_each(|seed| race(seed, ROUGH));
+    (0..25).for_each(|seed| race_in_files(seed, ROUGH));
+    (0..25).for_each(|seed| race_in_a_catalog_that_makes_metadata(seed, ROUGH));
+}
+
+/// What a catalog can compare has no word for properties, and these change nothing else.
+#[test]
+fn of_two_who_only_move_offsets_one_is_refused() {
+    for seed in 0..50 {
+        block_on(async {
+            let (store, catalog) = (FaultyStore::new(seed), MakingCatalog::new(seed));
+            let at = catalog.at(&store);
+            created(&at, Partitioning::Day).await;
+            let move_to = async |end| {
+                let mut table = at.load().await.unwrap().unwrap();
+                let schema = table.schema().unwrap();
+                let advance = advance(0, None, end);
+                let append = Append { origin: &origin(), advance: &advance, schema: &schema, files: &[] };
+                table.append(&append, NOW).await
+            };
+            let (short, long) = futures::join!(move_to(7), move_to(9));
+            let next = at.load().await.unwrap().unwrap().next_offsets(&origin()).unwrap()[&0].0;
+            let told = format!("seed {seed}: {short:?}, {long:?}, {next}");
+            match next {
+                // The longer one began from nothing, and does not go on from 7.
+                7 => assert!(short.is_ok() && matches!(long, Err(TableError::Moved(_))), "{told}"),
+                // The shorter one is covered.
+                9 => assert!(short.is_ok() && long.is_ok(), "{told}"),
+                _ => panic!("{told}"),
+            }
+            if short.is_ok() && long.is_ok() {
+                assert_eq!(next, 9, "{told}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_catalog_that_makes_metadata_keeps_what_others_change() {
+    block_on(async {
+        let (store, catalog) = (FaultyStore::new(0), MakingCatalog::new(0));
+        let at = catalog.at(&store);
+        let mut table = created(&at, Partitioning::Day).await;
+        append_range(&mut table, 0, 10).await.unwrap();
+        let comment = HashMap::from([("comment".to_owned(), "ours too".to_owned())]);
+        catalog.change(&at.name, vec![TableUpdate::SetProperties { updates: comment }]);
+        append_range(&mut table, 10, 20).await.unwrap();
+        let table = at.load().await.unwrap().unwrap();
+        assert_eq!(table.metadata().properties()["comment"], "ours too");
+        assert_eq!(rows(&at).await, all_rows(0, 20));
+        assert!(store.puts() > 0 && table.metadata_location().contains("/metadata/00003-"), "its own files");
+    });
+}
+
+/// Such a catalog may give columns ids of its own. It must be seen before there are files with others.
+#[test]
+fn a_new_table_with_other_ids_than_ours_is_refused() {
+    block_on(async {
+        let (store, catalog) = (FaultyStore::new(0), MakingCatalog::new(0));
+        let at = catalog.at(&store);
+        created(&at, Partitioning::None).await;
+        let swapped = |property: &str| {
+            let (one, other) = ("\"id\":4,\"name\":\"kafka_key\"", "\"id\":5,\"name\":\"kafka_key_raw\"");
+            assert!(property.contains(one) && property.contains(other), "{property}");
+            property
+                .replace(one, "\"id\":5,\"name\":\"kafka_key\"")
+                .replace(other, "\"id\":4,\"name\":\"kafka_key_raw\"")
+        };
+        let property = at.load().await.unwrap().unwrap().schema().unwrap().to_property();
+        let updates = HashMap::from([("ottla.schema".to_owned(), swapped(&property))]);
+        catalog.change(&at.name, vec![TableUpdate::SetProperties { updates }]);
+        let error = at.load().await.err().expect("an error");
+        assert!(
+            matches!(&error, TableError::Unfit { reason, .. } if reason.contains("other ids")),
+            "{error}"
+        );
+    });
 }
 
 /// The leader of an older epoch has staged its files, made its next state, and sleeps at each of its requests in turn; meanwhile

@@ -17,7 +17,6 @@ use rand::{Rng, SeedableRng};
 use crate::catalog::TableName;
 use crate::data_file::{ColumnMetrics, DataFile, OffsetRange};
 use crate::file_catalog::FileCatalog;
-use crate::schema::TableSchema;
 use crate::table::{Advance, Append, Appended, Origin, Partitioning, StagedFile, Table, TableAt, TableError};
 use crate::warehouse::Warehouse;
 
@@ -108,7 +107,7 @@ impl FaultyStore {
 }
 
 /// Lets the other futures of the same executor go on.
-async fn pass_turn() {
+pub async fn pass_turn() {
     let mut passed = false;
     std::future::poll_fn(|context| {
         if passed {
@@ -167,7 +166,7 @@ pub fn table_at(store: &Arc<FaultyStore>) -> TableAt {
 }
 
 pub async fn created(at: &TableAt, partitioning: Partitioning) -> Table {
-    at.create(&TableSchema::of_records(), partitioning, NOW).await.unwrap()
+    at.create(partitioning, NOW).await.unwrap()
 }
 
 /// What counts as a file here: its rows, one in a line.
