@@ -125,7 +125,7 @@ async fn commit(
     };
     if !converted.quarantine.is_empty() {
         let advance = advance(&quarantine.next_offsets(&origin())?);
-        let schema = quarantine.schema()?;
+        let schema = TableSchema::of_quarantine();
         append(quarantine, &advance, &schema, converted.quarantine, arguments.now).await?;
     }
     append(table, &advance(&began), &converted.schema, converted.files, arguments.now).await?;
