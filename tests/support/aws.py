@@ -6,6 +6,7 @@ Prints one line, `http://127.0.0.1:PORT`, serves until its standard input ends, 
 
 What stock moto leaves out and Amazon does not:
 - Writes of S3 are atomic: of several `If-None-Match: *` one wins.
+- A body that ends early is not stored, nor one that is not what its checksums say (`x-amz-content-sha256`, CRC-32, CRC-32C).
 - Glue's UpdateTable refuses an old VersionId (ConcurrentModificationException), and keeps no old version with SkipArchive.
 
 Faults: `PUT /_faults` with a JSON list of rules replaces all rules, `GET /_faults` answers them with how often each was met and came
@@ -15,6 +16,8 @@ rule that comes true does its `kind`:
 
     refuse  nothing is done; the answer has `status` (503), `code` (SlowDown), `message`, `headers`; or `body` as it is
     drop    nothing is done, the connection ends: what clients see while a service is away
+    stop    after `bytes` of the request's body nothing is done, and the connection ends: with the answer of a refusal where there is a
+            `status`, and `seconds` (0) later
     lose    it is done, the connection ends without an answer
     fail    it is done, the answer is 500 InternalError
     cut     it is done, the connection ends in the middle of the answer
@@ -23,7 +26,9 @@ rule that comes true does its `kind`:
 """
 
 import argparse
+import base64
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -33,7 +38,9 @@ import socket
 import sys
 import threading
 import time
+import zlib
 
+import crc32c
 from moto.core.exceptions import JsonRESTError
 from moto.glue.responses import GlueResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -41,8 +48,8 @@ from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
 
 FAULTS_PATH = "/_faults"
-KINDS = {"refuse", "drop", "lose", "fail", "cut", "slow", "late"}
-FIELDS = {"kind", "method", "path", "operation", "every", "times", "status", "code", "message", "headers", "body", "seconds"}
+KINDS = {"refuse", "drop", "stop", "lose", "fail", "cut", "slow", "late"}
+FIELDS = {"kind", "method", "path", "operation", "every", "times", "status", "code", "message", "headers", "body", "seconds", "bytes"}
 
 
 def make_glue_strict():
@@ -110,20 +117,24 @@ class Application:
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        # Read before any lock is taken: a client that sends slowly holds nobody up.
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if environ.get("HTTP_TRANSFER_ENCODING", "") == "chunked":
-            body += environ["wsgi.input"].read()
-        environ["wsgi.input"] = io.BytesIO(body)
-        if path.startswith(FAULTS_PATH):
-            return self.faults(method, path.removeprefix(FAULTS_PATH).strip("/"), body, start_response)
-        operation = environ.get("HTTP_X_AMZ_TARGET", "")
         with_query = f"{path}?{environ.get('QUERY_STRING', '')}"
-        with self.rules_lock:
-            name = json.loads(body).get("DatabaseName") if operation else path.split("/")[1]
-            rules = self.rules.get(name, []) + self.rules[""]
-            rule = next((rule for rule in rules if rule.comes_true(method, with_query, operation)), None)
-        wanted = rule.wanted if rule else {"kind": None}
+        operation = environ.get("HTTP_X_AMZ_TARGET", "")
+        # Bodies are read before any lock is taken: a client that sends slowly holds nobody up.
+        if operation or path.startswith(FAULTS_PATH):
+            body = self.body(environ)
+            if path.startswith(FAULTS_PATH):
+                return self.faults(method, path.removeprefix(FAULTS_PATH).strip("/"), body, start_response)
+            wanted = self.fault(json.loads(body).get("DatabaseName"), method, with_query, operation)
+        else:
+            wanted = self.fault(path.split("/")[1], method, with_query, operation)
+            if wanted["kind"] == "stop":
+                return stop(environ, wanted)
+            body = self.body(environ)
+        if body is None:
+            return hang_up(environ)
+        if code := wrong_checksum(environ, body):
+            return refuse(start_response, method, operation, 400, code, "What came is not what its checksum says.")
+        environ["wsgi.input"] = io.BytesIO(body)
         kind, seconds = wanted["kind"], wanted.get("seconds", 1)
         if kind == "drop":
             return hang_up(environ)
@@ -152,6 +163,25 @@ class Application:
         start_response(status, headers)
         return [answer]
 
+    def body(self, environ):
+        """None: it ended early."""
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        try:
+            body = environ["wsgi.input"].read(length)
+        except OSError:
+            return None
+        if len(body) < length:
+            return None
+        if environ.get("HTTP_TRANSFER_ENCODING", "") == "chunked":
+            body += environ["wsgi.input"].read()
+        return body
+
+    def fault(self, name, method, with_query, operation):
+        with self.rules_lock:
+            rules = self.rules.get(name, []) + self.rules[""]
+            rule = next((rule for rule in rules if rule.comes_true(method, with_query, operation)), None)
+        return rule.wanted if rule else {"kind": None}
+
     def done(self, environ):
         """What moto does and answers, whole."""
         begun = []
@@ -177,6 +207,33 @@ class Application:
             told = json.dumps([rule.told() for rule in self.rules.get(name, [])]).encode()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(told)))])
         return [told]
+
+
+def wrong_checksum(environ, body):
+    """The error code of the first checksum that is another's."""
+    sha256 = environ.get("HTTP_X_AMZ_CONTENT_SHA256", "")
+    if len(sha256) == 64 and sha256 != hashlib.sha256(body).hexdigest():
+        return "XAmzContentSHA256Mismatch"
+    if environ["REQUEST_METHOD"] != "PUT":
+        # What completes an upload may say the checksum of the object.
+        return None
+    for name, of in {"CRC32": zlib.crc32, "CRC32C": crc32c.crc32c}.items():
+        told = environ.get(f"HTTP_X_AMZ_CHECKSUM_{name}")
+        if told and told != base64.b64encode(of(body).to_bytes(4, "big")).decode():
+            return "BadDigest"
+    return None
+
+
+def stop(environ, wanted):
+    with contextlib.suppress(OSError):
+        environ["wsgi.input"].read(wanted["bytes"])
+        time.sleep(wanted.get("seconds", 0))
+        if "status" in wanted:
+            code = wanted.get("code", "SlowDown")
+            answer = f"<Error><Code>{code}</Code><Message>Please reduce your request rate.</Message></Error>"
+            head = f"HTTP/1.1 {wanted['status']} {code}\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+            environ["werkzeug.socket"].sendall(f"{head}Content-Length: {len(answer)}\r\n\r\n{answer}".encode())
+    return hang_up(environ)
 
 
 request_ids = itertools.count(1)

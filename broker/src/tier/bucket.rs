@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ottla_aws::access::{Access, is_amazon};
-use ottla_aws::s3::{S3Config, S3Store};
+use ottla_aws::access::Access;
+use ottla_aws::s3::{Integrity, PART_BYTES, S3Config, S3Store};
 use ottla_batch::TimestampMs;
 
 use crate::config::{S3Settings, TierConfig};
@@ -18,7 +18,8 @@ pub(super) async fn open(config: &TierConfig, bucket: &str) -> S3Store {
     let s3 = &config.s3;
     let s3 = S3Config {
         bucket: bucket.to_owned(),
-        checksums: is_amazon(s3.endpoint.as_deref()),
+        integrity: Integrity::at(s3.endpoint.as_deref()),
+        part_bytes: PART_BYTES,
         endpoint: s3.endpoint.clone(),
         path_style: s3.path_style,
         sse_kms_key_id: s3.sse_kms_key_id.clone(),

@@ -25,7 +25,7 @@ pub struct Access {
     pub role_arn: Option<String>,
     pub role_external_id: Option<String>,
     pub connect_timeout: Duration,
-    /// Of one try, with all that is sent and received.
+    /// How long one try may stand still.
     pub request_timeout: Duration,
     /// After the first try.
     pub retries: u32,

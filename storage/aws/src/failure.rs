@@ -79,6 +79,10 @@ impl Said {
             "RequestTimeout",
             "OperationAborted",
             "ConditionalRequestConflict",
+            // What came was not what was sent. Whether that has changed meanwhile, the sender sees.
+            "BadDigest",
+            "XAmzContentSHA256Mismatch",
+            "IncompleteBody",
             "ThrottlingException",
             "Throttling",
             "TooManyRequestsException",

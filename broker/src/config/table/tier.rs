@@ -26,7 +26,7 @@ pub(super) const KEYS: &[Key] = &[
     key("ottla.tier.s3.connect.timeout.ms", Long, Is("5000"), AtLeast(1), ReadOnly, Used,
         "How long a connection to the bucket may take."),
     key("ottla.tier.s3.request.timeout.ms", Long, Is("60000"), AtLeast(1), ReadOnly, Used,
-        "How long one try of a request to the bucket may take, an upload of 32 MiB or a download of 16 MiB included."),
+        "How long one try of a request to the bucket may stand still, without an answer and without a byte sent or received; one that comes along may take longer."),
     key("ottla.tier.s3.retries", Int, Is("4"), Between(0, 100), ReadOnly, Used,
         "How often a request that failed for a passing reason is tried again, after pauses that double from 100 ms to 10 s."),
 ];

@@ -4,6 +4,8 @@
 //! was lost a second try cannot know by the answer alone who put what is there: so every put writes a number of its own into the
 //! object's metadata, by which it knows its object again.
 
+mod payload;
+mod progress;
 mod upload;
 
 use std::future::Future;
@@ -11,11 +13,12 @@ use std::sync::Arc;
 
 use aws_config::Region;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::config::{
+    RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier, ServerSideEncryption};
 use bytes::{Bytes, BytesMut};
-use futures::channel::oneshot;
 use ottla_batch::TimestampMs;
 use ottla_storage::tiering::directory::Beside;
 use ottla_storage::tiering::store::{
@@ -24,12 +27,18 @@ use ottla_storage::tiering::store::{
 };
 use uuid::Uuid;
 
-use crate::access::Access;
+use self::payload::Payload;
+use self::progress::Progress;
+use crate::access::{Access, is_amazon};
 use crate::failure::{self, Failure, Said};
+
+pub use self::payload::Integrity;
 
 /// In an object's metadata: which put made it.
 const PUT_ID: &str = "ottla-put";
 const NOTHING_THERE: &str = "*";
+/// What a failed request sends again, and a slow connection in one. Large, as requests cost money and parts no memory.
+pub const PART_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Clone)]
 pub struct S3Config {
@@ -40,8 +49,9 @@ pub struct S3Config {
     pub path_style: bool,
     /// None: as the bucket says.
     pub sse_kms_key_id: Option<String>,
-    /// CRC-32C with each put, which the service keeps and checks. Amazon's does, others may not: see [`is_amazon`](crate::access::is_amazon).
-    pub checksums: bool,
+    pub integrity: Integrity,
+    /// Up to here an object goes in one request, else in parts of this size. S3 takes 5 MiB to 5 GiB; see [`PART_BYTES`].
+    pub part_bytes: u64,
     pub access: Access,
 }
 
@@ -55,9 +65,17 @@ struct Shared {
     client: Client,
     bucket: String,
     sse_kms_key_id: Option<String>,
-    checksums: bool,
+    integrity: Integrity,
+    part_bytes: u64,
     access: Access,
-    counters: RequestCounters,
+    counters: Arc<RequestCounters>,
+}
+
+/// One try of a request.
+struct Try {
+    /// An earlier one may have been carried out.
+    may_be_done: bool,
+    progress: Progress,
 }
 
 /// A try failed: with an answer for the caller, or in a way that decides about the next try.
@@ -72,6 +90,14 @@ impl From<Failure> for Failed {
     }
 }
 
+impl Integrity {
+    /// Amazon's services know CRC-32C, others may not.
+    pub fn at(endpoint: Option<&str>) -> Integrity {
+        let has_tls = endpoint.is_none_or(|endpoint| !endpoint.starts_with("http://"));
+        if has_tls && is_amazon(endpoint) { Integrity::Crc32c } else { Integrity::Signature }
+    }
+}
+
 impl S3Store {
     /// Does not ask the bucket: that it is there and may be used shows at the first call.
     pub async fn open(mut config: S3Config, beside: Beside) -> S3Store {
@@ -82,7 +108,9 @@ impl S3Store {
             // Of S3 alone: a role is assumed at the Security Token Service, which is elsewhere.
             builder = builder.endpoint_url(endpoint);
         }
-        if !config.checksums {
+        // A try that stands still is given up here, by `request_timeout`: the SDK's own 20 s would be the limit wherever that is longer.
+        builder = builder.stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        if config.integrity == Integrity::Signature {
             builder = builder
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
@@ -91,9 +119,10 @@ impl S3Store {
             client: Client::from_conf(builder.build()),
             bucket: config.bucket,
             sse_kms_key_id: config.sse_kms_key_id,
-            checksums: config.checksums,
+            integrity: config.integrity,
+            part_bytes: config.part_bytes,
             access: config.access,
-            counters: RequestCounters::default(),
+            counters: Arc::default(),
         };
         S3Store { shared: Arc::new(shared), beside }
     }
@@ -108,34 +137,24 @@ impl S3Store {
         self.shared.abort_stale_uploads(prefix, before).await
     }
 
-    /// Reads what is to be put, where waiting for a disk holds up nobody.
-    async fn read(
+    async fn payload(
         &self,
         key: &str,
         content: &Arc<Content>,
         position: u64,
-        len: usize,
-    ) -> Result<Bytes, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let content = content.clone();
-        (self.beside)(Box::new(move || {
-            // Whoever asked may have gone away.
-            let _ = answer.send(content.read(position, len));
-        }));
-        match answered.await {
-            Ok(read) => read.map_err(|source| StoreError::Content { key: key.to_owned(), source }),
-            Err(_) => Err(StoreError::Unavailable("the store is stopping".to_owned())),
-        }
+        len: u64,
+    ) -> Result<Payload, StoreError> {
+        Payload::read(key, content, position, len, self.shared.integrity, &self.beside).await
     }
 
     async fn put_content(&self, key: &str, content: Content, condition: Condition) -> Result<(), StoreError> {
         check_key(key)?;
         let content = Arc::new(content);
-        if content.len() > upload::WHOLE_BYTES_MAX as u64 {
+        if content.len() > self.shared.part_bytes {
             return self.upload(key, &content, condition).await;
         }
-        let bytes = self.read(key, &content, 0, content.len() as usize).await?;
-        self.shared.put_bytes(key, bytes, condition).await
+        let payload = self.payload(key, &content, 0, content.len()).await?;
+        self.shared.put_whole(key, &payload, condition).await
     }
 }
 
@@ -170,12 +189,12 @@ impl Shared {
         self.client.config().region().map(Region::as_ref)
     }
 
-    /// Tries until it is answered or trying again does not help. `attempt` is told whether an earlier try may have been carried out.
+    /// Tries until it is answered or trying again does not help.
     async fn retried<T, F>(
         &self,
         kind: RequestKind,
         target: &str,
-        mut attempt: impl FnMut(bool) -> F,
+        mut attempt: impl FnMut(Try) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Failed>>,
@@ -185,11 +204,13 @@ impl Shared {
         loop {
             self.counters.asked(kind);
             let limit = self.access.request_timeout;
-            let failure = match tokio::time::timeout(limit, attempt(may_be_done)).await {
-                Ok(Ok(answered)) => return Ok(answered),
-                Ok(Err(Failed::With(error))) => return Err(error),
-                Ok(Err(Failed::By(failure))) => failure,
-                Err(_) => failure::too_late(target, limit),
+            let progress = Progress::new(&self.counters);
+            let attempted = attempt(Try { may_be_done, progress: progress.clone() });
+            let failure = match progress.watch(limit, attempted).await {
+                Some(Ok(answered)) => return Ok(answered),
+                Some(Err(Failed::With(error))) => return Err(error),
+                Some(Err(Failed::By(failure))) => failure,
+                None => failure::too_late(target, limit),
             };
             self.counters.failed();
             let told = match failure {
@@ -208,17 +229,20 @@ impl Shared {
         }
     }
 
-    async fn put_bytes(&self, key: &str, bytes: Bytes, condition: Condition) -> Result<(), StoreError> {
+    async fn put_whole(&self, key: &str, payload: &Payload, condition: Condition) -> Result<(), StoreError> {
         let target = self.target(key);
         let put_id = Uuid::new_v4().to_string();
-        let attempt = async |may_be_done| {
+        let attempt = async |attempted: Try| {
+            let (body, trouble) = payload.body(&attempted.progress);
             let mut put = self
                 .client
                 .put_object()
                 .bucket(&self.bucket)
                 .key(key)
                 .metadata(PUT_ID, &put_id)
-                .body(bytes.clone().into());
+                .body(body)
+                .set_checksum_algorithm(self.checksum_algorithm())
+                .set_checksum_crc32_c(payload.crc32c());
             if condition == Condition::Absent {
                 put = put.if_none_match(NOTHING_THERE);
             }
@@ -228,19 +252,23 @@ impl Shared {
                     .ssekms_key_id(id)
                     .bucket_key_enabled(true);
             }
-            if self.checksums {
-                put = put.checksum_algorithm(ChecksumAlgorithm::Crc32C);
+            let sent = put.customize().interceptor(payload.signing()).send().await;
+            if let Some(error) = trouble.take() {
+                return Err(Failed::With(error));
             }
-            self.counters.put(bytes.len() as u64);
-            match put.send().await {
+            match sent {
                 Ok(_) => Ok(()),
                 Err(error) if condition == Condition::Absent && Said::by(&error).status == 412 => {
-                    self.judge_existing(key, may_be_done, &put_id).await
+                    self.judge_existing(key, attempted.may_be_done, &put_id).await
                 }
                 Err(error) => Err(failure::judge(&error, &target, self.region()).into()),
             }
         };
         self.retried(RequestKind::Put, &target, attempt).await
+    }
+
+    fn checksum_algorithm(&self) -> Option<ChecksumAlgorithm> {
+        (self.integrity == Integrity::Crc32c).then_some(ChecksumAlgorithm::Crc32C)
     }
 
     /// Something is there. If an earlier try may have been carried out it may be what was to be put.
@@ -281,10 +309,10 @@ impl Shared {
             },
             ByteRange::Suffix { len } => Some(format!("bytes=-{}", len.max(1))),
         };
-        let attempt = async |_| {
+        let attempt = async |attempted: Try| {
             let get = self.client.get_object().bucket(&self.bucket).key(key).set_range(wanted.clone());
             match get.send().await {
-                Ok(got) => self.piece(key, range, got).await,
+                Ok(got) => self.piece(key, range, got, &attempted.progress).await,
                 Err(error) => {
                     let said = Said::by(&error);
                     match (said.status, said.code.as_str()) {
@@ -301,7 +329,13 @@ impl Shared {
     }
 
     /// What the service answered, if it is what was asked for.
-    async fn piece(&self, key: &str, range: ByteRange, got: GetObjectOutput) -> Result<Piece, Failed> {
+    async fn piece(
+        &self,
+        key: &str,
+        range: ByteRange,
+        got: GetObjectOutput,
+        progress: &Progress,
+    ) -> Result<Piece, Failed> {
         let other = |what: &str| {
             Failed::By(Failure::Unknown(format!("{}: the service answered {what}", self.target(key))))
         };
@@ -331,7 +365,7 @@ impl Shared {
             let part = part.map_err(|error| {
                 Failure::Unknown(format!("{}: {}", self.target(key), failure::chain(&error)))
             })?;
-            self.counters.got(part.len());
+            progress.got(part.len());
             if (bytes.len() + part.len()) as u64 > asked {
                 return Err(other("more bytes than it said"));
             }

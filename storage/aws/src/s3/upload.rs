@@ -3,20 +3,17 @@
 
 use std::sync::Arc;
 
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
 use futures::{StreamExt, TryStreamExt, stream};
 use ottla_batch::TimestampMs;
 use ottla_storage::tiering::store::{Condition, Content, RequestKind, StoreError};
 use uuid::Uuid;
 
-use super::{Failed, NOTHING_THERE, PUT_ID, S3Store, Shared};
+use super::{Failed, NOTHING_THERE, PUT_ID, S3Store, Shared, Try};
 use crate::failure::{self, Failure, Said};
 
-const PART_BYTES: usize = 16 << 20;
-/// Parts of one upload that are sent at the same time, and held in memory.
+/// Parts of one upload that are sent at the same time.
 const PARTS_IN_FLIGHT: usize = 2;
-/// Up to here an object goes in one request instead of four, and takes no more memory than parts would.
-pub(super) const WHOLE_BYTES_MAX: usize = PARTS_IN_FLIGHT * PART_BYTES;
 /// S3's bound.
 const PARTS_MAX: u64 = 10_000;
 
@@ -49,7 +46,7 @@ impl S3Store {
         content: &Arc<Content>,
         condition: Condition,
     ) -> Result<(), StoreError> {
-        let parts_count = content.len().div_ceil(PART_BYTES as u64);
+        let parts_count = content.len().div_ceil(self.shared.part_bytes);
         if parts_count > PARTS_MAX {
             let told =
                 format!("{}: {} bytes are too many for one object", self.shared.target(key), content.len());
@@ -74,32 +71,35 @@ impl S3Store {
         content: &Arc<Content>,
         index: u64,
     ) -> Result<CompletedPart, StoreError> {
-        let position = index * PART_BYTES as u64;
-        let len = (content.len() - position).min(PART_BYTES as u64) as usize;
-        let bytes = self.read(&upload.key, content, position, len).await?;
         let shared = &self.shared;
+        let position = index * shared.part_bytes;
+        let len = (content.len() - position).min(shared.part_bytes);
+        let payload = self.payload(&upload.key, content, position, len).await?;
         let target = shared.target(&upload.key);
         let number = index as i32 + 1;
-        let attempt = async |_| {
-            let mut part = shared
+        let attempt = async |attempted: Try| {
+            let (body, trouble) = payload.body(&attempted.progress);
+            let part = shared
                 .client
                 .upload_part()
                 .bucket(&shared.bucket)
                 .key(&upload.key)
                 .upload_id(&upload.id)
                 .part_number(number)
-                .body(bytes.clone().into());
-            if shared.checksums {
-                part = part.checksum_algorithm(ChecksumAlgorithm::Crc32C);
+                .body(body)
+                .set_checksum_algorithm(shared.checksum_algorithm())
+                .set_checksum_crc32_c(payload.crc32c());
+            let sent = part.customize().interceptor(payload.signing()).send().await;
+            match trouble.take() {
+                Some(error) => Err(Failed::With(error)),
+                None => sent.map_err(|error| failure::judge(&error, &target, shared.region()).into()),
             }
-            shared.counters.put(len as u64);
-            part.send().await.map_err(|error| failure::judge(&error, &target, shared.region()).into())
         };
         let sent = shared.retried(RequestKind::Put, &target, attempt).await?;
         Ok(CompletedPart::builder()
             .part_number(number)
             .set_e_tag(sent.e_tag)
-            .set_checksum_crc32_c(sent.checksum_crc32_c)
+            .set_checksum_crc32_c(payload.crc32c())
             .build())
     }
 }
@@ -116,10 +116,7 @@ impl Shared {
                     .ssekms_key_id(id)
                     .bucket_key_enabled(true);
             }
-            if self.checksums {
-                begin = begin.checksum_algorithm(ChecksumAlgorithm::Crc32C);
-            }
-            let begun = begin.send().await;
+            let begun = begin.set_checksum_algorithm(self.checksum_algorithm()).send().await;
             let begun = begun.map_err(|error| failure::judge(&error, &target, self.region()))?;
             let without_id =
                 || Failure::Unknown(format!("{target}: the service began an upload without an id"));
@@ -138,7 +135,7 @@ impl Shared {
         let key = &upload.key;
         let target = self.target(key);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let attempt = async |may_be_done| {
+        let attempt = async |Try { may_be_done, .. }| {
             let mut complete = self
                 .client
                 .complete_multipart_upload()

@@ -10,6 +10,7 @@ mod uploads;
 
 use std::sync::Arc;
 
+use ottla_aws::s3::Integrity;
 use ottla_storage::tiering::store::{Condition, ObjectStore};
 use ottla_storage::tiering::testing::{keeps_the_contract, one_wins, put, text};
 use server::{Server, open};
@@ -19,7 +20,7 @@ async fn a_bucket_keeps_the_contract() {
     let Some(server) = Server::start() else { return };
     keeps_the_contract(&server.store().await, "plain/").await;
     let mut config = server.config();
-    config.checksums = true;
+    config.integrity = Integrity::Crc32c;
     config.sse_kms_key_id = Some("arn:aws:kms:us-east-1:123456789012:key/1".to_owned());
     keeps_the_contract(&open(config).await, "checked/and/encrypted/").await;
 }

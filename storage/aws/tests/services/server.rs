@@ -11,7 +11,10 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use ottla_aws::access::Access;
-use ottla_aws::s3::{S3Config, S3Store};
+use ottla_aws::s3::{Integrity, S3Config, S3Store};
+
+/// The least that S3 takes.
+pub const PART_BYTES: u64 = 5 << 20;
 
 /// The process, which ends when its standard input does: with this one.
 struct Process {
@@ -109,7 +112,8 @@ impl Server {
             endpoint: Some(self.url.to_owned()),
             path_style: true,
             sse_kms_key_id: None,
-            checksums: false,
+            integrity: Integrity::at(Some(self.url)),
+            part_bytes: PART_BYTES,
             access: access(),
         }
     }
