@@ -16,7 +16,9 @@ use ottla_storage::tiering::testing::push_file;
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, endpoint, file, times, integrity] = &arguments[..] else { panic!("see the head of this program") };
+    let [_, endpoint, file, times, integrity] = &arguments[..] else {
+        panic!("see the head of this program")
+    };
     let credentials = Credentials::new("key", "secret", None, None, "bench");
     let access = Access {
         region: None,

@@ -12,12 +12,15 @@ latency   Time to the acknowledgement, in rounds that alternate between a topic 
           its rows are in the table. The ratio is that of the medians of the rounds.
 catch-up  A topic that had records becomes a table: bytes of JSON for a second of the broker's CPU time, which is reading,
           converting, storing and committing, and for a second that passes. One thread converts at a time.
-requests  A topic that is tiered and a table, all other keys by default, in a bucket of the tests' S3 server, which counts.
+requests  A topic that is tiered and a table, all other keys by default, in a bucket of the tests' S3 server, which counts. Files are
+          joined a minute after the first commit and every ten minutes: `--seconds 720` has both kinds of requests. The Parquet of
+          rows that come again and again is smaller than that of a real topic: `--varied 130`.
 """
 
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -25,6 +28,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -53,7 +57,7 @@ class Bench:
                         "-lrdkafka", "-lpthread"], check=True)
         self.rows = directory / "rows.json"
         with open(self.rows, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in producer.rows(options.csv))
+            file.writelines(json.dumps(row) + "\n" for row in rows(options.csv, options.varied))
 
     def broker(self, config: dict[str, str]) -> Broker:
         return Broker("ottla", self.directory / "broker", {**config, **dict(pair.split("=", 1) for pair in self.options.config)})
@@ -70,6 +74,15 @@ class Bench:
             sys.exit(f"only {sent['mb_per_s']} MB/s of {self.options.mb_per_s}: the rate is not kept here")
         samples = [(int(partition), int(offset), float(at)) for partition, offset, at in map(str.split, open(acks))]
         return sent, samples
+
+
+def rows(path: Path, times: int) -> Iterator[dict]:
+    """Those of the file, and then again with other numbers."""
+    factors = random.Random(1)
+    for time_over in range(times):
+        for row in producer.rows(path):
+            factor = 1 + 0.3 * factors.random() if time_over else 1
+            yield {name: round(value * factor, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def metrics(broker: Broker) -> dict[str, float]:
@@ -211,7 +224,7 @@ def requests(bench: Bench) -> None:
     os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "any"
     aws = Aws(BUCKET)
     # Rules that never come true count what they would be met by. A large upload is begun and ended by a POST.
-    parts = {"tier": "/here/tier/", "lake": "/here/lake/"}
+    parts = {"tier": "/here/tier/", "lake": "/here/lake/", "joined": "/here/lake/.*/joined"}
     kinds = [(part, method) for part in parts for method in ("PUT", "POST")]
     aws.faults(*({"kind": "slow", "times": 0, "method": method, "path": parts[part]} for part, method in kinds), name=BUCKET)
     broker = bench.broker({
@@ -231,11 +244,12 @@ def requests(bench: Bench) -> None:
         broker.end()
         aws.end()
     puts = {part: sum(count for (of, _), count in zip(kinds, met) if of == part) for part in parts}
-    copied, rows = counted["ottla_tier_copied_bytes_total"] / 1e9, sent["bytes"] / 1e9
+    copied, sent_gb = counted["ottla_tier_copied_bytes_total"] / 1e9, sent["bytes"] / 1e9
     print("| | GB | puts | puts a GB | target |\n|---|---|---|---|---|")
     print(f"| tier, {counted['ottla_tier_copied_segments_total']:.0f} segments | {copied:.2f} | {puts['tier']} | {puts['tier'] / copied:.1f} | 75 |")
     print(f"| table, {counted['ottla_lake_files_total']:.0f} files in {counted['ottla_lake_commits_total']:.0f} commits, "
-          f"{counted['ottla_lake_joined_files_total']:.0f} joined | {rows:.2f} | {puts['lake']} | {puts['lake'] / rows:.1f} | 30 |")
+          f"{counted['ottla_lake_joined_files_total']:.0f} joined by {puts['joined']} puts | {sent_gb:.2f} | {puts['lake']} "
+          f"| {puts['lake'] / sent_gb:.1f} | 30 |")
 
 
 PARTS = {"visible": visible, "latency": latency, "catch-up": catch_up, "requests": requests}
@@ -249,6 +263,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lag-s", type=int, help="ottla.lake.lag.ms in seconds; 60 without, and visible with 5 too")
     parser.add_argument("--csv", default=os.environ.get("STOCK_CSV") or REPOSITORY / "clients" / "examples" / "data" / "stocks.csv")
+    parser.add_argument("--varied", type=int, default=1, help="how often the rows of the CSV are sent before any comes again")
     parser.add_argument("--config", action="append", default=[], help="key=value of server.properties")
     parser.add_argument("--directory", type=Path, help="where everything lies, several GB")
     options = parser.parse_args()

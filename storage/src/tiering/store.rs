@@ -173,7 +173,8 @@ pub enum StoreError {
     Unavailable(String),
 }
 
-/// What a put stores: pieces of files and of memory, one after the other. Files are read piece by piece, when they are sent.
+/// What a put stores: pieces of files and of memory, one after the other. Files are read piece by piece while they are sent, and by some
+/// stores once more before that.
 #[derive(Debug, Clone, Default)]
 pub struct Content {
     parts: Vec<Part>,

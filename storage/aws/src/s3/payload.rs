@@ -124,7 +124,10 @@ type Read<T> = Result<io::Result<T>, oneshot::Canceled>;
 
 impl Source {
     /// Where waiting for a disk holds up nobody.
-    fn run<T: Send + 'static>(&self, work: impl FnOnce(&Source) -> io::Result<T> + Send + 'static) -> Reading<T> {
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Source) -> io::Result<T> + Send + 'static,
+    ) -> Reading<T> {
         let (answer, answered) = oneshot::channel();
         let source = self.clone();
         (self.beside)(Box::new(move || {

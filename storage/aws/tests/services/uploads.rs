@@ -224,7 +224,9 @@ async fn a_file_that_changes_while_it_is_sent_is_never_stored() {
         (|file| file.set_len(0).unwrap(), "unexpected end of file"),
     ];
     for integrity in INTEGRITIES {
-        for (len, (change, told)) in [PART, 3 * PART].into_iter().flat_map(|len| changes.map(|change| (len, change))) {
+        for (len, (change, told)) in
+            [PART, 3 * PART].into_iter().flat_map(|len| changes.map(|change| (len, change)))
+        {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&pattern(len, 1)).unwrap();
             let mut content = Content::default();
