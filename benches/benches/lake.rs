@@ -1,12 +1,11 @@
 //! JSON records to Parquet files: how many bytes of JSON one core converts in a second. `OTTLA_STOCK_CSV` names a file of the
 //! stock-market job; without it, rows like those are made up.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ottla_batch::{Offset, TimestampMs};
-use ottla_lake::convert::{Converter, Mode, Options};
+use ottla_lake::convert::{Converter, Mode, Options, Quarantine};
 use ottla_lake::record::Record;
 use ottla_lake::schema::TableSchema;
 
@@ -54,7 +53,7 @@ fn convert(rows: &[String], zstd_level: i32) -> usize {
         is_by_day: true,
         zstd_level,
         bytes_max: 1 << 28,
-        quarantined: BTreeMap::new(),
+        quarantine: Quarantine::default(),
     };
     let mut converter = Converter::new(schema, 0, options);
     let mut offset = 0;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_batch::{LeaderEpoch, Offset};
-use ottla_lake::convert::{Converted, Mode, Options};
+use ottla_lake::convert::{Converted, Mode, Options, Quarantine};
 use ottla_lake::data_file::DataFile;
 use ottla_lake::json_schema::JsonSchema;
 use ottla_lake::schema::TableSchema;
@@ -70,6 +70,7 @@ struct State {
     quarantine: Side,
     /// With the columns of files that are stored but not committed.
     schema: TableSchema,
+    quarantine_schema: TableSchema,
     reading: Reading,
     /// Behind what was converted.
     converted: BTreeMap<i32, Offset>,
@@ -149,6 +150,10 @@ impl Committer {
         if let LakeSchema::Json(text) = &self.assignment.table.schema {
             JsonSchema::parse(text)?.add_to(&mut schema);
         }
+        let quarantine_schema = match &quarantine.table {
+            Some(table) => table.schema()?.for_quarantine(),
+            None => TableSchema::of_quarantine(),
+        };
         let positions = table.committed.iter().map(|(partition, offset)| (*partition, offset.0)).collect();
         let reading = Reading::new(
             Arc::clone(&self.context.config),
@@ -158,7 +163,7 @@ impl Committer {
             positions,
         );
         let converted = table.committed.clone();
-        let mut state = State { table, quarantine, schema, reading, converted };
+        let mut state = State { table, quarantine, schema, quarantine_schema, reading, converted };
         let mut turn_ends = Instant::now() + self.assignment.table.lag;
         loop {
             self.take_turn(&mut state, turn_ends).await?;
@@ -215,7 +220,10 @@ impl Committer {
             is_by_day: self.assignment.table.is_by_day,
             zstd_level: ZSTD_LEVEL,
             bytes_max: self.context.bytes_max(),
-            quarantined: state.quarantine.committed.clone(),
+            quarantine: Quarantine {
+                schema: state.quarantine_schema.clone(),
+                next: state.quarantine.committed.clone(),
+            },
         };
         Conversion::new(state.schema.clone(), state.schema.last_field_id(), options)
     }
@@ -270,9 +278,9 @@ impl Committer {
     }
 
     async fn commit(&self, state: &mut State) -> Result<(), CommitError> {
-        let State { table, quarantine, schema, converted, .. } = state;
+        let State { table, quarantine, schema, quarantine_schema, converted, .. } = state;
         if !quarantine.staged.is_empty() {
-            self.append(quarantine, converted, &TableSchema::of_quarantine()).await?;
+            self.append(quarantine, converted, quarantine_schema).await?;
         }
         if table.table.is_none() {
             // Nothing but what went to the quarantine so far.

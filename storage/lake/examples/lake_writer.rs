@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use futures::executor::block_on;
 use ottla_lake::catalog::TableName;
-use ottla_lake::convert::{Converter, Mode, Options};
+use ottla_lake::convert::{Converter, Mode, Options, Quarantine};
 use ottla_lake::data_file::DataFile;
 use ottla_lake::file_catalog::FileCatalog;
 use ottla_lake::record::Record;
@@ -96,7 +96,10 @@ async fn commit(
         is_by_day: true,
         zstd_level: 1,
         bytes_max: 256 << 20,
-        quarantined: quarantine.next_offsets(&origin())?,
+        quarantine: Quarantine {
+            schema: quarantine.schema()?.for_quarantine(),
+            next: quarantine.next_offsets(&origin())?,
+        },
     };
     let last_id = table.metadata().last_column_id();
     let mut converter = Converter::new(table.schema()?, last_id, options);
@@ -125,7 +128,7 @@ async fn commit(
     };
     if !converted.quarantine.is_empty() {
         let advance = advance(&quarantine.next_offsets(&origin())?);
-        let schema = TableSchema::of_quarantine();
+        let schema = quarantine.schema()?.for_quarantine();
         append(quarantine, &advance, &schema, converted.quarantine, arguments.now).await?;
     }
     append(table, &advance(&began), &converted.schema, converted.files, arguments.now).await?;

@@ -41,9 +41,23 @@ pub struct Options {
     pub zstd_level: i32,
     /// Of the records of one converter, as they are in memory. Below 512 MiB.
     pub bytes_max: usize,
-    /// By partition, the offset before which the quarantine's table has all that belongs into it: such a record is not for a second
-    /// row there.
-    pub quarantined: BTreeMap<i32, Offset>,
+    pub quarantine: Quarantine,
+}
+
+/// The table beside it, as it is.
+#[derive(Debug, Clone)]
+pub struct Quarantine {
+    /// With the columns of a [quarantine](TableSchema::for_quarantine).
+    pub schema: TableSchema,
+    /// By partition, the offset before which it has all that belongs into it: such a record is not for a second row there.
+    pub next: BTreeMap<i32, Offset>,
+}
+
+impl Default for Quarantine {
+    /// One that is not there yet.
+    fn default() -> Quarantine {
+        Quarantine { schema: TableSchema::of_quarantine(), next: BTreeMap::new() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +74,12 @@ pub struct Converted {
     /// With the columns that came.
     pub schema: TableSchema,
     pub files: Vec<DataFile>,
-    /// Of the table beside it ([`TableSchema::of_quarantine`]).
+    /// Of the table beside it.
     pub quarantine: Vec<DataFile>,
 }
 
 pub struct Converter {
     base: TableSchema,
-    quarantine_schema: TableSchema,
     options: Options,
     reader: Reader,
     rows: Rows,
@@ -83,13 +96,11 @@ impl Converter {
         if options.mode == Mode::Raw {
             schema.add_raw_columns();
         }
-        let quarantine_schema = TableSchema::of_quarantine();
         Converter {
             rows: Rows::new(&schema),
-            quarantine: Rows::new(&quarantine_schema),
+            quarantine: Rows::new(&options.quarantine.schema),
             growth: Growth::new(&schema, options.mode == Mode::Infer, last_committed_id),
             base: schema,
-            quarantine_schema,
             options,
             reader: Reader::default(),
             bytes: 0,
@@ -168,11 +179,11 @@ impl Converter {
     }
 
     fn push_to_quarantine(&mut self, record: &Record, micros: Option<i64>, reason: &str) {
-        if self.options.quarantined.get(&record.partition).is_some_and(|next| record.offset < *next) {
+        if self.options.quarantine.next.get(&record.partition).is_some_and(|next| record.offset < *next) {
             return;
         }
         let [of_reason, text, bytes] = [Source::Reason, Source::Value, Source::ValueBytes].map(|source| {
-            self.quarantine_schema.position(&source).expect("the quarantine has these columns")
+            self.options.quarantine.schema.position(&source).expect("the quarantine has these columns")
         });
         self.quarantine.push_text(of_reason, reason);
         if let Some(value) = record.value {
@@ -185,7 +196,7 @@ impl Converter {
         let schema = self.base.with_columns(self.rows.fields.columns(), self.growth.last_field_id());
         Ok(Converted {
             files: self.rows.finish(&schema, &self.options)?,
-            quarantine: self.quarantine.finish(&self.quarantine_schema, &self.options)?,
+            quarantine: self.quarantine.finish(&self.options.quarantine.schema, &self.options)?,
             schema,
         })
     }

@@ -134,10 +134,16 @@ impl TableSchema {
 
     /// Of the table beside it, for what cannot be in a row of the first.
     pub fn of_quarantine() -> TableSchema {
-        let mut schema = TableSchema::of_records();
-        schema.add(Source::Reason, "reason", ColumnType::String);
-        schema.add_raw_columns();
-        schema
+        TableSchema::of_records().for_quarantine()
+    }
+
+    /// With the columns of a quarantine that it does not have.
+    pub fn for_quarantine(mut self) -> TableSchema {
+        if self.of_source(&Source::Reason).is_none() {
+            self.add(Source::Reason, "reason", ColumnType::String);
+        }
+        self.add_raw_columns();
+        self
     }
 
     /// With the ids that Iceberg gives to a new table: those of one level, then those within each of its columns. Catalogs that make

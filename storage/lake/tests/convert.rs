@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use iceberg::spec::Datum;
-use ottla_lake::convert::{Converted, Converter, Mode, Options};
+use ottla_lake::convert::{Converted, Converter, Mode, Options, Quarantine};
 use ottla_lake::data_file::DataFile;
 use ottla_lake::json_schema::JsonSchema;
 use ottla_lake::record::Record;
@@ -17,7 +17,7 @@ mod support;
 const DAY_MS: i64 = 86_400_000;
 
 fn options(mode: Mode) -> Options {
-    Options { mode, is_by_day: true, zstd_level: 1, bytes_max: 1 << 26, quarantined: BTreeMap::new() }
+    Options { mode, is_by_day: true, zstd_level: 1, bytes_max: 1 << 26, quarantine: Quarantine::default() }
 }
 
 fn record(offset: i64, value: Option<&[u8]>) -> Record<'_> {
@@ -274,9 +274,9 @@ fn what_is_no_object_is_kept_with_its_reason() {
 
 #[test]
 fn what_the_quarantine_has_already_is_not_written_again() {
-    let quarantined = BTreeMap::from([(0, Offset(2))]);
+    let quarantine = Quarantine { next: BTreeMap::from([(0, Offset(2))]), ..Quarantine::default() };
     let mut converter =
-        Converter::new(TableSchema::of_records(), 0, Options { quarantined, ..options(Mode::Infer) });
+        Converter::new(TableSchema::of_records(), 0, Options { quarantine, ..options(Mode::Infer) });
     for partition in [0, 1] {
         for offset in [1, 2] {
             converter.push(&Record { partition, ..record(offset, Some(b"nope")) });
@@ -284,6 +284,31 @@ fn what_the_quarantine_has_already_is_not_written_again() {
     }
     let places: Vec<Cell> = refused(&converter.finish().unwrap(), "kafka_partition");
     assert_eq!(places, [0, 1, 1].map(Cell::Long));
+}
+
+/// It may have been made when columns were numbered otherwise, or others have columns in it.
+#[test]
+fn a_quarantine_that_is_there_keeps_its_ids() {
+    let mut kept: serde_json::Value =
+        serde_json::from_str(&TableSchema::of_quarantine().to_property()).unwrap();
+    let columns = kept["columns"].as_array_mut().unwrap();
+    let at = |name: &str| columns.iter().position(|column| column["name"] == name).unwrap();
+    let (reason, value) = (at("reason"), at("value"));
+    let (id_of_reason, id_of_value) = (columns[reason]["id"].clone(), columns[value]["id"].clone());
+    columns[reason]["id"] = id_of_value.clone();
+    columns[value]["id"] = id_of_reason;
+    let schema = TableSchema::from_property(&kept.to_string()).unwrap().for_quarantine();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&schema.to_property()).unwrap(), kept);
+    let quarantine = Quarantine { schema, ..Quarantine::default() };
+    let mut converter =
+        Converter::new(TableSchema::of_records(), 0, Options { quarantine, ..options(Mode::Infer) });
+    converter.push(&record(0, Some(b"nope")));
+    converter.push(&record(1, None));
+    converter.push(&record(2, Some(b"\xff")));
+    let refused = converter.finish().unwrap().quarantine;
+    let nulls = &refused[0].metrics.null_value_counts;
+    let id = id_of_value.as_i64().unwrap() as i32;
+    assert_eq!((refused[0].rows, nulls[&id]), (2, 0), "each has a reason");
 }
 
 #[test]

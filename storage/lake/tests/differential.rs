@@ -1,9 +1,9 @@
 //! Any records become Parquet, are read back, and are what a slow and obvious implementation says: each value of each record is in
 //! the first column of its member that can hold it, and nowhere else, or, where there is none, in `kafka_extra`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use ottla_lake::convert::{Converter, Mode, Options};
+use ottla_lake::convert::{Converter, Mode, Options, Quarantine};
 use ottla_lake::data_file::DataFile;
 use ottla_lake::record::Record;
 use ottla_lake::schema::{Column, ColumnType, DEPTH_MAX, Source, TableSchema};
@@ -237,7 +237,7 @@ fn options() -> Options {
         is_by_day: true,
         zstd_level: 1,
         bytes_max: 1 << 26,
-        quarantined: BTreeMap::new(),
+        quarantine: Quarantine::default(),
     }
 }
 

@@ -2,10 +2,9 @@
 //!
 //! `OTTLA_STOCK_CSV` names a file of the stock-market job; without it, rows like those are made up.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use ottla_lake::convert::{Converter, Mode, Options};
+use ottla_lake::convert::{Converter, Mode, Options, Quarantine};
 use ottla_lake::record::Record;
 use ottla_lake::schema::TableSchema;
 use ottla_storage::batch::{BatchBuilder, BatchOptions, Codec, Offset, TimestampMs};
@@ -69,7 +68,7 @@ fn parquet_is_smaller_than_a_quarter_of_the_json_and_not_larger_than_the_compres
         is_by_day: true,
         zstd_level: 1,
         bytes_max: 1 << 28,
-        quarantined: BTreeMap::new(),
+        quarantine: Quarantine::default(),
     };
     let mut converter = Converter::new(schema, 0, options);
     let (mut json, mut log) = (0, 0);

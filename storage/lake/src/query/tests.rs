@@ -8,7 +8,7 @@ use ottla_storage::tiering::directory::DirectoryStore;
 
 use super::*;
 use crate::catalog::TableName;
-use crate::convert::{Converter, Mode, Options};
+use crate::convert::{Converter, Mode, Options, Quarantine};
 use crate::file_catalog::FileCatalog;
 use crate::record::Record;
 use crate::schema::TableSchema;
@@ -43,7 +43,7 @@ async fn append(table: &mut Table, timestamp: i64, values: &[&str]) {
         is_by_day: true,
         zstd_level: 1,
         bytes_max: 1 << 20,
-        quarantined: BTreeMap::new(),
+        quarantine: Quarantine::default(),
     };
     let last_id = table.metadata().last_column_id();
     let mut converter = Converter::new(table.schema().unwrap(), last_id, options);

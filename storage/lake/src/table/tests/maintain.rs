@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 
 use super::support::*;
 use crate::catalog::TableName;
-use crate::convert::{Converter, Mode, Options};
+use crate::convert::{Converter, Mode, Options, Quarantine};
 use crate::record::Record;
 use crate::table::{Advance, Append, Limits, Maintained, Partitioning, Scratch, Table, TableAt, TableError};
 
@@ -31,7 +31,7 @@ async fn append_json(table: &mut Table, first: i64, end: i64, time: TimestampMs,
         is_by_day: true,
         zstd_level: 1,
         bytes_max: 1 << 20,
-        quarantined: BTreeMap::new(),
+        quarantine: Quarantine::default(),
     };
     let mut converter = Converter::new(table.schema().unwrap(), table.metadata().last_column_id(), options);
     for offset in first..end {
