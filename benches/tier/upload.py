@@ -75,7 +75,7 @@ def main() -> None:
     print("| program | objects | integrity | requests a GB | CPU s a GB | memory at most |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "object"
-        for megabytes, times in ((10, 100), (256, 8), (1024, 2)):
+        for megabytes, times in ((10, 100), (256, 4), (1024, 1)):
             block = os.urandom(1 << 20)
             with open(file, "wb") as content:
                 for _ in range(megabytes):

@@ -221,12 +221,7 @@ impl Content {
 
     /// `len` bytes from `position` on, which must be there. An error when a file has become shorter than it was.
     pub fn read(&self, position: u64, len: usize) -> io::Result<Bytes> {
-        let mut skip = position;
-        let mut pieces = self.parts.iter().filter_map(|part| {
-            let skipped = skip.min(part.len());
-            skip -= skipped;
-            (skipped < part.len()).then_some((part, skipped))
-        });
+        let mut pieces = self.parts_from(position);
         let mut read = BytesMut::new();
         while read.len() < len {
             let (part, from) = pieces.next().ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -247,6 +242,46 @@ impl Content {
             }
         }
         Ok(read.freeze())
+    }
+
+    /// The same piece by piece, for whoever does not keep it: what lies in files by way of `buffer`.
+    pub fn visit(
+        &self,
+        position: u64,
+        len: u64,
+        buffer: &mut [u8],
+        mut visitor: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut left = len;
+        let mut parts = self.parts_from(position);
+        while left > 0 {
+            let (part, from) = parts.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let end = from + (part.len() - from).min(left);
+            left -= end - from;
+            match part {
+                Part::Bytes(bytes) => visitor(&bytes[from as usize..end as usize]),
+                Part::File { file, position, .. } => {
+                    let mut at = from;
+                    while at < end {
+                        let piece_len = (end - at).min(buffer.len() as u64) as usize;
+                        file.read_exact_at(&mut buffer[..piece_len], position + at)?;
+                        visitor(&buffer[..piece_len]);
+                        at += piece_len as u64;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts that reach beyond `position`, each with where in it that is, or its beginning.
+    fn parts_from(&self, position: u64) -> impl Iterator<Item = (&Part, u64)> {
+        let mut skip = position;
+        self.parts.iter().filter_map(move |part| {
+            let skipped = skip.min(part.len());
+            skip -= skipped;
+            (skipped < part.len()).then_some((part, skipped))
+        })
     }
 }
 

@@ -28,6 +28,8 @@ use super::progress::Progress;
 
 /// Of each upload under way two are in memory: one that is being sent, and the next.
 const PIECE_BYTES: u64 = 512 << 10;
+/// Stays in the processor's cache from one read to the next.
+const BUFFER_BYTES: usize = 128 << 10;
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
 
 /// By what the service sees that it got what was sent.
@@ -71,15 +73,13 @@ impl Payload {
         let checksums = source.run(move |source| {
             let mut crc = Digest::new(CRC);
             let mut sha256 = (integrity == Integrity::Signature).then(Sha256::new);
-            let mut at = 0;
-            while at < source.len {
-                let piece = source.piece(at)?;
-                crc.update(&piece);
+            let mut buffer = vec![0; BUFFER_BYTES];
+            source.content.visit(source.position, source.len, &mut buffer, |piece| {
+                crc.update(piece);
                 if let Some(sha256) = &mut sha256 {
-                    sha256.update(&piece);
+                    sha256.update(piece);
                 }
-                at += piece.len() as u64;
-            }
+            })?;
             Ok((crc.finalize(), sha256.map(|sha256| hex(&sha256.finalize()))))
         });
         let (crc, sha256) = source.answered(checksums.await)?;

@@ -22,8 +22,13 @@ fn content_is_read_across_its_parts() {
     for from in 0..=10 {
         for to in from..=10 {
             assert_eq!(content.read(from as u64, to - from).unwrap(), all[from..to], "{from}..{to}");
+            for buffer_len in 1..=all.len() {
+                let visited = visit(&content, from as u64, (to - from) as u64, buffer_len).unwrap();
+                assert_eq!(visited, all[from..to], "{from}..{to} by {buffer_len}");
+            }
         }
     }
+    assert_eq!(visit(&content, 8, 3, 4).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     let past_the_end = content.read(8, 3).unwrap_err();
     assert_eq!(past_the_end.kind(), io::ErrorKind::UnexpectedEof);
     file.set_len(4).unwrap();
@@ -32,6 +37,13 @@ fn content_is_read_across_its_parts() {
         io::ErrorKind::UnexpectedEof,
         "the file became shorter"
     );
+    assert_eq!(visit(&content, 0, 10, 4).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+fn visit(content: &Content, position: u64, len: u64, buffer_len: usize) -> io::Result<Vec<u8>> {
+    let mut visited = Vec::new();
+    content.visit(position, len, &mut vec![0; buffer_len], |piece| visited.extend_from_slice(piece))?;
+    Ok(visited)
 }
 
 #[test]
