@@ -45,6 +45,65 @@ pub fn together(count: usize, work: impl Fn() + Sync) {
     }
 }
 
+/// Added to the niceness of threads that nobody waits for. Under full load they get a tenth of what others get (sched(7)).
+#[cfg(not(ottla_sim))]
+const BACKGROUND_NICENESS: i32 = 10;
+
+/// Threads for what computes for long and what no client waits for: whoever answers clients goes first. They end when they had
+/// nothing to do for a while.
+pub struct Background {
+    /// Only for its blocking threads. There until this is dropped.
+    #[cfg(not(ottla_sim))]
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Background {
+    #[cfg(not(ottla_sim))]
+    pub fn new(threads_max: usize) -> Background {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(threads_max)
+            .thread_name("background")
+            .on_thread_start(|| {
+                let inherited = rustix::process::getpriority_process(None).unwrap_or_default();
+                // Of this thread alone, on Linux. The work is as good without.
+                if let Err(error) =
+                    rustix::process::setpriority_process(None, inherited + BACKGROUND_NICENESS)
+                {
+                    tracing::debug!(%error, "a background thread keeps its priority");
+                }
+            })
+            .build()
+            .expect("it opens nothing that could fail");
+        Background { runtime: Some(runtime) }
+    }
+
+    #[cfg(ottla_sim)]
+    pub fn new(_threads_max: usize) -> Background {
+        Background {}
+    }
+
+    pub async fn run<T, F>(&self, work: F) -> Result<T, JoinError>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        #[cfg(not(ottla_sim))]
+        return self.runtime.as_ref().expect("there until dropped").spawn_blocking(work).await;
+        #[cfg(ottla_sim)]
+        return tokio::spawn(async move { work() }).await;
+    }
+}
+
+#[cfg(not(ottla_sim))]
+impl Drop for Background {
+    fn drop(&mut self) {
+        // What still computes is not waited for: this may be a worker of the runtime that serves clients.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What a worker does after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -256,6 +315,19 @@ mod tests {
             worker.join().unwrap();
         }
         assert_eq!(steps.load(Ordering::SeqCst), 7);
+    }
+
+    #[tokio::test]
+    async fn work_in_the_background_is_nicer_than_the_rest() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let own = niceness();
+        let background = Background::new(1);
+        let lower = (own + BACKGROUND_NICENESS).min(19);
+        assert_eq!(background.run(niceness).await.unwrap(), lower);
+        // By the same thread: what it takes from what it inherits is not added up.
+        assert_eq!(background.run(niceness).await.unwrap(), lower);
+        assert_eq!((niceness(), blocking(niceness).await.unwrap()), (own, own));
+        assert!(background.run(|| panic!("as work may")).await.unwrap_err().is_panic());
     }
 
     #[test]

@@ -33,7 +33,6 @@ use super::reading::{Fetched, Reading};
 use super::{Assignment, Context};
 use crate::clock;
 use crate::config::LakeSchema;
-use crate::threads;
 
 /// What decides about a new table's columns is waited for so long after its first record.
 const SAMPLE_MAX: Duration = Duration::from_secs(5);
@@ -231,8 +230,8 @@ impl Committer {
     /// On a thread that may compute; one of this broker at a time.
     async fn convert(&self, mut conversion: Conversion, fetched: Fetched) -> Result<Conversion, CommitError> {
         let _permit = self.context.converting.acquire().await.expect("nobody closes it");
-        let work = threads::blocking(move || conversion.push(&fetched).map(|()| conversion));
-        Ok(work.await??)
+        let work = move || conversion.push(&fetched).map(|()| conversion);
+        Ok(self.context.background.run(work).await??)
     }
 
     /// Finishes files and stores them; the table doesn't know of them yet.
@@ -242,7 +241,7 @@ impl Committer {
         }
         let converted = {
             let _permit = self.context.converting.acquire().await.expect("nobody closes it");
-            threads::blocking(move || conversion.finish()).await??
+            self.context.background.run(move || conversion.finish()).await??
         };
         let Converted { schema, files, quarantine } = converted;
         self.stage(&mut state.table, files).await?;

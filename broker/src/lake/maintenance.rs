@@ -12,7 +12,6 @@ use super::Context;
 use super::counters::TableCounters;
 use crate::clock;
 use crate::config::LakeTopic;
-use crate::threads;
 
 /// Between two looks at a table: so many commits, ...
 const LOOK_COMMITS: u32 = 10;
@@ -76,7 +75,7 @@ impl Maintenance<'_> {
                     }
                 })
             };
-            let done = threads::blocking(work).await??;
+            let done = self.context.background.run(work).await??;
             self.counters.on_maintained(&done);
             if !done.has_more {
                 return Ok(());

@@ -35,6 +35,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{LakeTopic, NodeConfig};
 use crate::metrics::Metrics;
+use crate::threads::Background;
 use crate::tier::open::TierStore;
 use committer::Committer;
 use counters::Counters;
@@ -64,6 +65,8 @@ struct Context {
     converting: Semaphore,
     /// Tables that are maintained at the same time: one.
     maintaining: Semaphore,
+    /// For both.
+    background: Background,
     scratch: Scratch,
     committers: AtomicUsize,
 }
@@ -102,6 +105,7 @@ impl Lake {
             counters: Counters::register(metrics),
             converting: Semaphore::new(1),
             maintaining: Semaphore::new(1),
+            background: Background::new(2),
             committers: AtomicUsize::new(0),
         });
         let stop = watch::Sender::new(false);
