@@ -1,8 +1,9 @@
 """S3 and Glue on this machine: moto's server made strict, with faults on demand. For tests that need a bucket or a catalog.
 
-    python aws.py [--port N] [--bucket NAME]...
+    python aws.py [--port N] [--bucket NAME]... [--tls CERTIFICATE KEY]
 
-Prints one line, `http://127.0.0.1:PORT`, serves until its standard input ends, and keeps everything in memory. Any credentials do.
+Prints one line, `http://127.0.0.1:PORT` (`https:` with the files of a certificate and its key), serves until its standard input ends,
+and keeps everything in memory. Any credentials do.
 
 What stock moto leaves out and Amazon does not:
 - Writes of S3 are atomic: of several `If-None-Match: *` one wins.
@@ -280,15 +281,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--bucket", action="append", default=[])
+    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"))
     arguments = parser.parse_args()
     make_glue_strict()
     for bucket in arguments.bucket:
         s3_backends["123456789012"]["aws"].create_bucket(bucket, "us-east-1")
-    server = make_server("127.0.0.1", arguments.port, Application(), threaded=True, request_handler=Handler)
+    tls = tuple(arguments.tls) if arguments.tls else None
+    server = make_server("127.0.0.1", arguments.port, Application(), threaded=True, request_handler=Handler, ssl_context=tls)
     server.daemon_threads = True
     os.environ["MOTO_PORT"] = str(server.server_port)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    print(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.buffer.read()
 
 

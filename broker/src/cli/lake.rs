@@ -96,7 +96,7 @@ async fn act(args: LakeArgs) -> Result<(), CliError> {
         }
         #[cfg(not(feature = "query"))]
         Action::Query(_) => Err(CliError::Usage(
-            "this build has no engine for SQL; `cargo build --release --features query` makes one that has"
+            "this build has no engine for SQL; `cargo build --profile query --features query` makes one that has"
                 .to_owned(),
         )),
     }

@@ -7,6 +7,10 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_s3::config::SharedHttpClient;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 /// Of the session in CloudTrail, and of a role's session.
 const NAME: &str = "ottla";
@@ -42,7 +46,9 @@ impl Access {
     /// Asks nobody but the machine itself (files, metadata of the instance): whether the credentials are any good shows at the first request.
     pub(crate) async fn load(&self) -> SdkConfig {
         let timeouts = TimeoutConfig::builder().connect_timeout(self.connect_timeout).build();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .timeout_config(timeouts)
+            .http_client(http_client());
         if let Some(region) = &self.region {
             loader = loader.region(Region::new(region.clone()));
         }
@@ -64,6 +70,11 @@ impl Access {
         let longest = PAUSE_MIN.saturating_mul(1 << retry.min(16).saturating_sub(1)).min(PAUSE_MAX);
         longest.mul_f64(rand::random_range(0.5..=1.0))
     }
+}
+
+/// Over TLS it trusts whom the machine trusts.
+pub fn http_client() -> SharedHttpClient {
+    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
 fn without_retries(config: SdkConfig) -> SdkConfig {

@@ -40,7 +40,7 @@ impl Http {
         let mut roots = RootCertStore::empty();
         // One that is not understood is one less to trust, and a catalog without TLS needs none.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?

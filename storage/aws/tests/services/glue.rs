@@ -7,6 +7,7 @@ use aws_sdk_glue::Client;
 use aws_sdk_glue::types::{StorageDescriptor, TableInput};
 use bytes::Bytes;
 use futures::future::join_all;
+use ottla_aws::access::http_client;
 use ottla_aws::glue::{GlueCatalog, GlueConfig};
 use ottla_lake::catalog::{Catalog, CatalogError, Entry, HiveColumn, NewMetadata, TableName};
 use ottla_lake::warehouse::Warehouse;
@@ -44,6 +45,7 @@ impl Fixture {
             .credentials_provider(access().credentials.unwrap())
             .region(aws_sdk_glue::config::Region::new("us-east-1"))
             .endpoint_url(self.server.url)
+            .http_client(http_client())
             .build();
         Client::from_conf(config)
     }

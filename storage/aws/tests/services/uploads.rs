@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use bytes::Bytes;
+use ottla_aws::access::http_client;
 use ottla_aws::s3::{self, Integrity, S3Store};
 use ottla_batch::TimestampMs;
 use ottla_storage::tiering::directory::Beside;
@@ -76,6 +77,7 @@ async fn client(server: &Server) -> Client {
         .credentials_provider(access().credentials.unwrap())
         .region(aws_sdk_s3::config::Region::new("us-east-1"))
         .endpoint_url(server.url)
+        .http_client(http_client())
         .force_path_style(true)
         .build();
     Client::from_conf(config)
