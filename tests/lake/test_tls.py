@@ -1,8 +1,10 @@
-"""A bucket and Glue over TLS, whose certificate an authority signed that only some of the machine's users trust."""
+"""Buckets and catalogs over TLS, with a certificate of an authority that only some of the machine's users trust."""
 
 import datetime
 import ipaddress
 import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import boto3
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import engines
 from harness import environment
 from harness.aws import Aws
+from harness.iceberg_rest import TOKEN, IcebergRest
 from harness.process import run, wait_until
 from topics import create, in_glue, metric, send
 
@@ -43,15 +46,16 @@ class Authority:
 
 
 @pytest.fixture
-def authority(tmp_path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path, monkeypatch) -> Authority:
+    authority = Authority(tmp_path)
+    # Whom brokers, this process and boto3 trust.
+    for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(authority.certificate))
+    return authority
 
 
 @pytest.fixture
 def tls_aws(authority, monkeypatch):
-    # Of the broker, and of boto3.
-    for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE"):
-        monkeypatch.setenv(name, str(authority.certificate))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", engines.ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", engines.SECRET_KEY)
     server = Aws("lake", tls=(authority.server, authority.key))
@@ -59,11 +63,43 @@ def tls_aws(authority, monkeypatch):
     server.end()
 
 
-def test_a_table_over_tls(start, tls_aws, monkeypatch):
-    assert tls_aws.url.startswith("https://")
-    broker = start(in_glue(tls_aws))
+@pytest.fixture
+def tls_rest(authority, tmp_path):
+    properties = {"catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog", "uri": f"jdbc:sqlite:{tmp_path}/catalog.db",
+                  "jdbc.schema-version": "V1", "clients": "1", "warehouse": f"file://{tmp_path}/bucket/lake"}
+    server = IcebergRest(properties, tls=(authority.server, authority.key))
+    yield server
+    server.end()
+
+
+def send_rows(broker) -> None:
     create(broker, "rows")
     send(broker, "rows", [json.dumps({"id": number}).encode() for number in range(COUNT)])
+
+
+def rows_of(metadata: dict) -> int:
+    current = [one for one in metadata.get("snapshots", []) if one["snapshot-id"] == metadata.get("current-snapshot-id")]
+    return sum(int(snapshot["summary"]["total-records"]) for snapshot in current)
+
+
+def wait_for_rows(broker, rows) -> None:
+    wait_until(lambda: rows() == COUNT, 60, f"{COUNT} rows", poll_s=0.2)
+    wait_until(lambda: metric(broker, "lag_records", "rows") == 0, 30, "no lag")
+
+
+def check_trust(monkeypatch, *arguments: str) -> None:
+    """Whoever does not know the authority gets no answer, and is told why."""
+    command = [str(environment.ottla_binary()), *arguments]
+    run(command)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    refused = run(command, check=False)
+    assert refused.code != 0 and "UnknownIssuer" in refused.report, refused.report
+
+
+def test_a_bucket_and_glue(start, tls_aws, monkeypatch):
+    assert tls_aws.url.startswith("https://")
+    broker = start(in_glue(tls_aws))
+    send_rows(broker)
     glue, s3 = (boto3.client(service, endpoint_url=tls_aws.url, region_name=engines.REGION) for service in ("glue", "s3"))
 
     def rows() -> int:
@@ -72,16 +108,26 @@ def test_a_table_over_tls(start, tls_aws, monkeypatch):
         except glue.exceptions.EntityNotFoundException:
             return 0
         key = entry["Parameters"]["metadata_location"].removeprefix("s3://lake/")
-        metadata = json.load(s3.get_object(Bucket="lake", Key=key)["Body"])
-        current = [one for one in metadata.get("snapshots", []) if one["snapshot-id"] == metadata.get("current-snapshot-id")]
-        return sum(int(snapshot["summary"]["total-records"]) for snapshot in current)
+        return rows_of(json.load(s3.get_object(Bucket="lake", Key=key)["Body"]))
 
-    wait_until(lambda: rows() == COUNT, 60, f"{COUNT} rows", poll_s=0.2)
-    wait_until(lambda: metric(broker, "lag_records", "rows") == 0, 30, "no lag")
+    wait_for_rows(broker, rows)
+    check_trust(monkeypatch, "tier", "check", str(broker.directory / "server.properties"))
 
-    # Whoever does not know the authority gets no answer from the bucket, and is told why.
-    command = [str(environment.ottla_binary()), "tier", "check", str(broker.directory / "server.properties")]
-    assert run(command).code == 0
-    monkeypatch.delenv("SSL_CERT_FILE")
-    refused = run(command, check=False)
-    assert refused.code != 0 and "UnknownIssuer" in refused.report, refused.report
+
+def test_a_rest_catalog(start, tls_rest, monkeypatch):
+    assert tls_rest.url.startswith("https://")
+    broker = start({"ottla.lake.catalog": "rest", "ottla.lake.rest.uri": tls_rest.url, "ottla.lake.database": "kafka",
+                    "ottla.lake.rest.token": TOKEN})
+    send_rows(broker)
+    table = urllib.request.Request(f"{tls_rest.url}/v1/namespaces/kafka/tables/rows", headers={"Authorization": f"Bearer {TOKEN}"})
+
+    def rows() -> int:
+        try:
+            with urllib.request.urlopen(table) as answer:
+                return rows_of(json.load(answer)["metadata"])
+        except urllib.error.HTTPError as error:
+            assert error.code == 404
+            return 0
+
+    wait_for_rows(broker, rows)
+    check_trust(monkeypatch, "lake", "-b", broker.bootstrap, "--override", f"ottla.lake.rest.token={TOKEN}", "status")

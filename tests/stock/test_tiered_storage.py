@@ -98,6 +98,15 @@ def local_start(broker, topic: str, partition: int = 0) -> int:
     return int(names[0].removesuffix(".log"))
 
 
+def is_at_rest(broker, topic: str, partition: int = 0) -> bool:
+    """Whether local retention has no segment to delete any more: it goes on for a moment after the last record came."""
+    try:
+        sizes = [path.stat().st_size for path in sorted(broker.partition_dir(topic, partition).glob("*.log"))]
+    except FileNotFoundError:
+        return False
+    return sum(sizes[1:]) < 2 * _SEGMENT
+
+
 @pytest.fixture(scope="module")
 def topic(tiered_broker, tools) -> str:
     """Two partitions of some 12 MB, of which the last megabytes are on the disk; made with Kafka's tools."""
@@ -204,6 +213,7 @@ def test_a_group_starts_at_the_beginning_and_shares_the_partitions(tiered_broker
 
 
 def test_offsets_by_time_and_by_name(tiered_broker, tools, topic):
+    wait_until(lambda: is_at_rest(tiered_broker, topic), 60, "local retention has done its work")
     start = local_start(tiered_broker, topic)
     assert offset(tools, topic, "earliest") == offset(tools, topic, "-2") == 0
     assert offset(tools, topic, "-4") == offset(tools, topic, "earliest-local") == start

@@ -1,8 +1,8 @@
 """An Iceberg REST catalog on this machine: Apache Iceberg's own (IcebergRest.java), behind a proxy with faults on demand.
 
-    python iceberg_rest.py --jars DIRECTORY --token TOKEN [KEY=VALUE]...
+    python iceberg_rest.py --jars DIRECTORY --token TOKEN [--tls CERTIFICATE KEY] [KEY=VALUE]...
 
-Prints one line, `http://127.0.0.1:PORT`, and serves until its standard input ends. KEY=VALUE are properties of Iceberg's catalog behind
+Prints one line, `http://127.0.0.1:PORT` (`https:` with the files of a certificate and its key), and serves until its standard input ends. KEY=VALUE are properties of Iceberg's catalog behind
 it. Requests without the token are refused (401), but for those to `/v1/oauth/tokens`, which gives it to the client `ottla` with
 the secret `secret`. Faults are those of aws.py, at `/_faults`; what `fail` and `refuse` answer has the form of the API.
 """
@@ -69,6 +69,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jars", required=True)
     parser.add_argument("--token", required=True)
+    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"))
     parser.add_argument("properties", nargs="*")
     arguments = parser.parse_args()
     source = Path(__file__).parent / "IcebergRest.java"
@@ -78,10 +79,11 @@ def main():
     url = behind.stdout.readline().decode().strip()
     if not url.startswith("http://"):
         sys.exit("Iceberg's catalog did not start")
-    server = make_server("127.0.0.1", 0, Proxy(url, arguments.token), threaded=True, request_handler=Handler)
+    tls = tuple(arguments.tls) if arguments.tls else None
+    server = make_server("127.0.0.1", 0, Proxy(url, arguments.token), threaded=True, request_handler=Handler, ssl_context=tls)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    print(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", flush=True)
     behind.wait()
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import urllib.request
+from pathlib import Path
 
 from . import environment
 
@@ -10,9 +11,9 @@ TOKEN = "the token of the tests"
 
 
 class IcebergRest:
-    """`properties`: of the catalog of Iceberg's behind it."""
+    """`properties`: of the catalog of Iceberg's behind it. `tls`: the files of a certificate for 127.0.0.1 and of its key."""
 
-    def __init__(self, properties: dict[str, str]):
+    def __init__(self, properties: dict[str, str], tls: tuple[Path, Path] | None = None):
         python = environment.ENVIRONMENT / "python" / "bin" / "python"
         jars = environment.ENVIRONMENT / "iceberg-rest"
         environment.program("java")
@@ -20,9 +21,10 @@ class IcebergRest:
             environment.missing("Iceberg's REST catalog (tests/setup.sh)")
         script = environment.REPOSITORY / "tests" / "support" / "iceberg_rest.py"
         command = [python, script, "--jars", jars, "--token", TOKEN, *(f"{key}={value}" for key, value in properties.items())]
+        command += ["--tls", *tls] if tls else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.url = self.process.stdout.readline().decode().strip()
-        assert self.url.startswith("http://"), "the catalog did not start"
+        assert self.url.startswith("http"), "the catalog did not start"
 
     def faults(self, *rules: dict) -> list[dict]:
         """Replaces the rules. Answers those that were there, with how often each came true."""
